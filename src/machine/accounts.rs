@@ -1,0 +1,266 @@
+//! Accounts: profile, stored periods, and the latest day and hour of usage.
+//!
+//! The bounds of a period are stored when the account first needs it (RULES §6), so that neither a later change of profile
+//! nor a new time zone database can move a call from one bill to another.
+
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::usage::Bucket;
+use crate::model::Ms;
+use crate::model::money::Currency;
+use crate::model::period::{Month, Zone};
+
+/// Zone and currency, kept once and named by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// The account's time zone.
+    pub zone: Zone,
+    /// The account's currency.
+    pub currency: Currency,
+}
+
+/// Number of a profile; 0 is the default one: UTC, USD.
+pub type ProfileId = u32;
+
+/// Whether a period still takes usage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Standing {
+    /// Takes usage; has a close timer or is held.
+    Open = 0,
+    /// Closed; changes are adjustments.
+    Closed = 1,
+}
+
+/// One stored period of an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Period {
+    /// Which month.
+    pub month: Month,
+    /// First instant.
+    pub from: Ms,
+    /// First instant that no longer belongs to it.
+    pub until: Ms,
+    /// When it closes, by the close grace in force when the bounds were stored.
+    pub close_due: Ms,
+    /// Zone and currency that hold for it.
+    pub profile: ProfileId,
+    /// Number of the rollup names in force when the bounds were stored.
+    pub rollup: u16,
+    /// Open or closed.
+    pub standing: Standing,
+}
+
+/// The latest bucket of its kind: the one that nearly every call adds to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Latest {
+    /// Month of the period.
+    pub month: Month,
+    /// Day number, or start of the hour in minutes.
+    pub place: i32,
+    /// The sums.
+    pub bucket: Bucket,
+}
+
+/// One account.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// Its id.
+    pub id: Box<str>,
+    /// Holds for periods that aren't stored yet.
+    pub profile: ProfileId,
+    /// Contiguous, oldest first.
+    pub periods: Vec<Period>,
+    /// The latest day with usage.
+    pub day: Option<Box<Latest>>,
+    /// The latest hour with usage.
+    pub hour: Option<Box<Latest>>,
+    dirty: bool,
+}
+
+impl Account {
+    /// The stored period with this instant.
+    pub fn period_at(&self, at: Ms) -> Option<usize> {
+        self.periods
+            .iter()
+            .rposition(|p| p.from <= at)
+            .filter(|&i| at < self.periods[i].until)
+    }
+
+    /// The stored period of this month.
+    pub fn period(&self, month: Month) -> Option<&Period> {
+        self.periods.iter().rfind(|p| p.month == month)
+    }
+}
+
+/// All accounts of a partition, numbered in the order of their first record.
+#[derive(Debug, Default)]
+pub struct Accounts {
+    all: Vec<Account>,
+    by_id: HashTable<u32>,
+    profiles: Vec<Profile>,
+    dirty: Vec<u32>,
+}
+
+impl Accounts {
+    /// Hash under which an id is looked up.
+    pub fn hash(id: &str) -> u64 {
+        xxh3_64(id.as_bytes())
+    }
+
+    /// The account's number.
+    pub fn find(&self, id: &str) -> Option<u32> {
+        self.by_id
+            .find(Self::hash(id), |&n| self.all[n as usize].id.as_ref() == id)
+            .copied()
+    }
+
+    /// The account's number, given now if it has none; and whether it is new.
+    pub fn number(&mut self, id: &str) -> (u32, bool) {
+        if let Some(number) = self.find(id) {
+            return (number, false);
+        }
+        let account = Account {
+            id: id.into(),
+            profile: 0,
+            periods: Vec::new(),
+            day: None,
+            hour: None,
+            dirty: false,
+        };
+        (self.push(account), true)
+    }
+
+    fn push(&mut self, account: Account) -> u32 {
+        let number = self.all.len() as u32;
+        let hash = Self::hash(&account.id);
+        self.all.push(account);
+        let all = &self.all;
+        self.by_id
+            .insert_unique(hash, number, |&n| Self::hash(&all[n as usize].id));
+        self.mark_dirty(number);
+        number
+    }
+
+    /// Puts back an account that the store held; they come in order of their numbers.
+    pub fn restore(
+        &mut self,
+        id: Box<str>,
+        profile: ProfileId,
+        periods: Vec<Period>,
+        day: Option<Box<Latest>>,
+        hour: Option<Box<Latest>>,
+    ) -> u32 {
+        let number = self.push(Account {
+            id,
+            profile,
+            periods,
+            day,
+            hour,
+            dirty: false,
+        });
+        self.take_dirty();
+        number
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// The account of that number.
+    pub fn get(&self, number: u32) -> Option<&Account> {
+        self.all.get(number as usize)
+    }
+
+    /// The account of that number, to change; its row will be written.
+    pub fn get_mut(&mut self, number: u32) -> Option<&mut Account> {
+        self.mark_dirty(number);
+        self.all.get_mut(number as usize)
+    }
+
+    /// All, by number.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Account)> {
+        self.all.iter().enumerate().map(|(n, a)| (n as u32, a))
+    }
+
+    fn mark_dirty(&mut self, number: u32) {
+        if let Some(account) = self.all.get_mut(number as usize)
+            && !account.dirty
+        {
+            account.dirty = true;
+            self.dirty.push(number);
+        }
+    }
+
+    /// Accounts changed since this was last asked, each once, in the order of their first change.
+    pub fn take_dirty(&mut self) -> Vec<u32> {
+        let dirty = std::mem::take(&mut self.dirty);
+        for &number in &dirty {
+            if let Some(account) = self.all.get_mut(number as usize) {
+                account.dirty = false;
+            }
+        }
+        dirty
+    }
+
+    /// The profile's number, given now if it has none.
+    pub fn profile_id(&mut self, profile: Profile) -> ProfileId {
+        if self.profiles.is_empty() {
+            self.profiles.push(Profile {
+                zone: Zone::UTC,
+                currency: Currency::USD,
+            });
+        }
+        let found = self.profiles.iter().position(|p| *p == profile);
+        found.unwrap_or_else(|| {
+            self.profiles.push(profile);
+            self.profiles.len() - 1
+        }) as ProfileId
+    }
+
+    /// What the number stands for.
+    pub fn profile(&self, id: ProfileId) -> Profile {
+        self.profiles.get(id as usize).copied().unwrap_or(Profile {
+            zone: Zone::UTC,
+            currency: Currency::USD,
+        })
+    }
+
+    /// All profiles, by number.
+    pub fn profiles(&self) -> &[Profile] {
+        &self.profiles
+    }
+
+    /// Bytes of memory, roughly.
+    pub fn memory_bytes(&self) -> usize {
+        let buckets = |b: &Option<Box<Latest>>| {
+            b.as_ref().map_or(0, |l| {
+                size_of::<Latest>()
+                    + if l.bucket.lines.spilled() {
+                        l.bucket.lines.capacity() * size_of::<super::usage::Line>()
+                    } else {
+                        0
+                    }
+            })
+        };
+        self.all.capacity() * size_of::<Account>()
+            + self.by_id.capacity() * 5
+            + self
+                .all
+                .iter()
+                .map(|a| {
+                    a.id.len()
+                        + a.periods.capacity() * size_of::<Period>()
+                        + buckets(&a.day)
+                        + buckets(&a.hour)
+                })
+                .sum::<usize>()
+    }
+}

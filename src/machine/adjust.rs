@@ -1,0 +1,232 @@
+//! What changes after a period has closed (RULES §6): booked at once, noticed at the next full hour, stated by the next close.
+
+use std::collections::BTreeMap;
+
+use rust_decimal::Decimal;
+
+use super::digest::Mark;
+use super::fold::Machine;
+use super::output::Topic;
+use super::rating::{AdjustmentLine, LineKey as PriceKey};
+use super::settle::timestamp;
+use super::usage::LineKey;
+use crate::model::Ms;
+use crate::model::outcome::{Outcome, Reason};
+use crate::model::period::Month;
+use crate::model::quantity::Quantity;
+use crate::model::symbol::Sym;
+use crate::wire::pb;
+
+const HOUR_MS: Ms = 3_600_000;
+
+/// Call ids that a notice names.
+const CALLS_NAMED_MAX: usize = 10;
+
+/// What a closed period has stated so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClosedPeriod {
+    /// Rate cards up to this control version hold for it, as they did for its statement.
+    pub cards: u64,
+    /// Quantity and amount stated by line, over the statement and all adjustment lines since.
+    pub stated: BTreeMap<PriceKey, (Quantity, Decimal)>,
+}
+
+/// Changes of one closed period of one account that no statement has named yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adjustment {
+    /// Differences since the last notice, by line and meter, in units of 10^-9.
+    pub usage: BTreeMap<(LineKey, Sym), i128>,
+    /// Calls by outcome and reason since the last notice.
+    pub counts: BTreeMap<(Outcome, Reason), i64>,
+    /// The first calls that caused it since the last notice.
+    pub calls: Vec<String>,
+    /// When the next notice is due, if something is to be noticed.
+    pub due: Option<Ms>,
+    /// Times of the notices that no statement has named yet.
+    pub unstated: Vec<Ms>,
+    /// Amount noticed since the last statement.
+    pub noticed: Decimal,
+}
+
+/// A notice's id: one an hour at most for an account's period.
+pub fn notice_id(account: &str, month: Month, due: Ms) -> String {
+    format!("{account}/{month}/{}", crate::model::period::rfc3339(due))
+}
+
+impl Machine {
+    /// Remembers that a period is closed and has stated nothing.
+    pub(super) fn remember_statement(&mut self, account: u32, month: Month) {
+        self.closed.insert(
+            (account, month),
+            ClosedPeriod {
+                cards: self.ledger.version,
+                stated: BTreeMap::new(),
+            },
+        );
+        self.closed_dirty.insert((account, month));
+    }
+
+    /// Notes a change of a closed period.
+    #[allow(clippy::too_many_arguments, reason = "one change, nothing to group")]
+    pub(super) fn adjusted(
+        &mut self,
+        account: u32,
+        month: Month,
+        key: LineKey,
+        quantities: &[(Sym, i128)],
+        sign: i128,
+        what: Option<(Outcome, Reason)>,
+        slot: super::calls::Slot,
+    ) {
+        let now = self.now();
+        let call = self.calls.get(slot).map(|c| c.id.to_string());
+        let due = now.div_euclid(HOUR_MS) * HOUR_MS + HOUR_MS;
+        let adjustment = self.adjustments.entry((account, month)).or_default();
+        for &(meter, nano) in quantities {
+            let sum = adjustment.usage.entry((key, meter)).or_default();
+            *sum = sum.saturating_add(nano * sign);
+            if *sum == 0 {
+                adjustment.usage.remove(&(key, meter));
+            }
+        }
+        if let Some(what) = what {
+            let count = adjustment.counts.entry(what).or_default();
+            *count += if sign < 0 { -1 } else { 1 };
+            if *count == 0 {
+                adjustment.counts.remove(&what);
+            }
+        }
+        if let Some(call) = call
+            && adjustment.calls.len() < CALLS_NAMED_MAX
+            && !adjustment.calls.contains(&call)
+        {
+            adjustment.calls.push(call);
+        }
+        if adjustment.due.is_none() {
+            adjustment.due = Some(due);
+            self.notices.insert((due, account, month));
+            self.wake(due);
+        }
+        self.adjustments_dirty.insert((account, month));
+        if key.class.is_billed() {
+            // There must be a next statement to carry it.
+            self.period_at(account, now);
+        }
+    }
+
+    /// Puts out what has changed since the last notice.
+    pub(super) fn notice(&mut self, account: u32, month: Month) {
+        let now = self.now();
+        let Some(mut adjustment) = self.adjustments.remove(&(account, month)) else {
+            self.notices.retain(|n| (n.1, n.2) != (account, month));
+            return;
+        };
+        let due = adjustment.due.take().unwrap_or(now);
+        self.notices.remove(&(due, account, month));
+        self.adjustments_dirty.insert((account, month));
+        let usage = std::mem::take(&mut adjustment.usage);
+        let counts = std::mem::take(&mut adjustment.counts);
+        let calls = std::mem::take(&mut adjustment.calls);
+        if !usage.is_empty() || !counts.is_empty() {
+            let owed = self.owed(account, month).into_iter().map(|l| l.amount);
+            let owed: Decimal = owed.fold(Decimal::ZERO, |sum, amount| {
+                sum.checked_add(amount).unwrap_or(sum)
+            });
+            let amount = owed.checked_sub(adjustment.noticed).unwrap_or(owed);
+            adjustment.noticed = owed;
+            let id = self.accounts.get(account).map_or("", |a| a.id.as_ref());
+            let profile = self.profile_of_period(account, month);
+            let notice = pb::AdjustmentNoticed {
+                id: notice_id(id, month, due),
+                account_id: id.to_owned(),
+                period: month.to_string(),
+                currency: profile.currency.to_string(),
+                usage: self.usage_rows(usage.iter().map(|(&(k, m), &n)| (k, m, n))),
+                outcomes: counts
+                    .iter()
+                    .map(|(&(_, reason), &change)| pb::OutcomeCountChange {
+                        name: reason.as_str().to_owned(),
+                        change,
+                    })
+                    .collect(),
+                noticed_at: Some(timestamp(now)),
+                amount: crate::model::money::decimal_string(amount),
+                calls,
+            };
+            let record = pb::StatementRecord {
+                body: Some(pb::statement_record::Body::AdjustmentNoticed(notice)),
+            };
+            self.emit(Topic::Statements, &record);
+            adjustment.unstated.push(due);
+        }
+        self.loaded.remove(&(account, month));
+        if !adjustment.unstated.is_empty() {
+            self.adjustments.insert((account, month), adjustment);
+        }
+    }
+
+    /// What a closed period, rated as now known with the cards and profile of its statement, owes beyond all stated for it.
+    pub(super) fn owed(&self, account: u32, month: Month) -> Vec<AdjustmentLine> {
+        let nothing = ClosedPeriod::default();
+        let closed = self.closed.get(&(account, month)).unwrap_or(&nothing);
+        let rated = self.rate(account, month, closed.cards);
+        super::rating::difference(&rated, &closed.stated)
+    }
+
+    /// Lines of the next statement for the account's changed closed periods, and takes them as stated.
+    pub(super) fn state_adjustments(
+        &mut self,
+        account: u32,
+        closing: Month,
+    ) -> Vec<pb::StatementLine> {
+        let months: Vec<Month> = self
+            .adjustments
+            .range((account, Month::MIN)..=(account, Month::MAX))
+            .map(|(&(_, month), _)| month)
+            .filter(|&month| month != closing)
+            .collect();
+        let id = self
+            .accounts
+            .get(account)
+            .map_or_else(String::new, |a| a.id.to_string());
+        let mut lines = Vec::new();
+        for month in months {
+            let owed = self.owed(account, month);
+            let Some(adjustment) = self.adjustments.get_mut(&(account, month)) else {
+                continue;
+            };
+            // What is pending is in the amount already; its notice follows under the id that is named here.
+            let notices: Vec<String> = adjustment
+                .unstated
+                .drain(..)
+                .chain(adjustment.due)
+                .map(|due| notice_id(&id, month, due))
+                .collect();
+            adjustment.noticed = Decimal::ZERO;
+            if adjustment.due.is_none() {
+                self.adjustments.remove(&(account, month));
+            }
+            self.adjustments_dirty.insert((account, month));
+            self.loaded.remove(&(account, month));
+            let closed = self.closed.entry((account, month)).or_default();
+            for line in owed {
+                let stated = closed.stated.entry(line.key.clone()).or_default();
+                stated.0 = stated.0.checked_add(line.quantity).unwrap_or(stated.0);
+                stated.1 = stated.1.checked_add(line.amount).unwrap_or(stated.1);
+                lines.push(pb::StatementLine {
+                    original_period: month.to_string(),
+                    reason: "adjustment".to_owned(),
+                    notices: notices.clone(),
+                    ..super::close::statement_line(&line.key, line.quantity, Some(line.amount))
+                });
+            }
+            self.closed_dirty.insert((account, month));
+            self.digest.note(
+                Mark::Close,
+                account.into(),
+                [u64::from(month.0), lines.len() as u64],
+            );
+        }
+        lines
+    }
+}

@@ -1,0 +1,411 @@
+//! Closing: an account's period freezes at one step and becomes a statement; a month's control record proves that all are there.
+
+use std::collections::BTreeMap;
+
+use rust_decimal::Decimal;
+
+use super::accounts::{Profile, Standing};
+use super::adjust::ClosedPeriod;
+use super::digest::Mark;
+use super::fold::Machine;
+use super::output::Topic;
+use super::rating::{self, DayUsage, LineKey as PriceKey, Rated};
+use super::settle::timestamp;
+use super::usage::{Bucket, LineKey};
+use crate::model::Ms;
+use crate::model::money::{Currency, decimal_string};
+use crate::model::outcome::{Outcome, Reason};
+use crate::model::period::{self, Month};
+use crate::model::quantity::Quantity;
+use crate::model::symbol::Sym;
+use crate::wire::pb;
+
+/// Periods that the shell is asked to bring into memory at a time.
+const LOAD_PERIODS_MAX: usize = 64;
+
+/// Stands for every account in a hold.
+pub const EVERY_ACCOUNT: u32 = u32::MAX;
+
+/// Sums over the partition's accounts for one month.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MonthTally {
+    /// Accounts whose stored period of the month isn't closed.
+    pub open: u64,
+    /// Statements put out.
+    pub statements: u64,
+    /// Calls by outcome, as frozen.
+    pub outcomes: BTreeMap<Outcome, i64>,
+    /// Billed quantities by meter, as frozen.
+    pub quantities: BTreeMap<Sym, i128>,
+    /// Totals of the statements.
+    pub amounts: BTreeMap<Currency, Decimal>,
+    /// Sequence of the first statement; 0 = none.
+    pub first_sequence: u64,
+    /// Sequence of the last statement; 0 = none.
+    pub last_sequence: u64,
+}
+
+/// A line in the words of the contract.
+pub(super) fn statement_line(
+    key: &PriceKey,
+    quantity: Quantity,
+    amount: Option<Decimal>,
+) -> pb::StatementLine {
+    pb::StatementLine {
+        product: key.product.clone(),
+        meter: key.meter.clone(),
+        service: key.service.clone(),
+        unit_price: decimal_string(key.unit_price),
+        per: key.per,
+        quantity: quantity.to_string(),
+        amount: amount.map(decimal_string).unwrap_or_default(),
+        error: if amount.is_none() {
+            "overflow: the amount can't be expressed; split the account or the unit".to_owned()
+        } else {
+            String::new()
+        },
+        ..pb::StatementLine::default()
+    }
+}
+
+impl Machine {
+    /// The first control record to come is that of the month that hasn't ended everywhere yet.
+    pub(super) fn start_controls(&mut self, now: Ms) {
+        let month = period::month_in_utc_minus_12(now);
+        self.next_control = Some(month);
+        self.wake(Ms::MIN);
+    }
+
+    /// When the next control record is due, if no account of its month is still open or held.
+    pub(super) fn control_due(&self) -> Option<Ms> {
+        let month = self.next_control?;
+        let open = self.months.get(&month).is_some_and(|t| t.open > 0);
+        (!open).then(|| {
+            period::end_of_month_utc_minus_12(month).saturating_add(self.policy().close_grace_ms)
+        })
+    }
+
+    /// The periods that must be in memory before this close; those of the next closes with them.
+    pub(super) fn missing_for_close(
+        &self,
+        account: u32,
+        month: Month,
+        target: Ms,
+    ) -> Option<Vec<(u32, Month)>> {
+        if !self.backed || self.is_held(account, month) {
+            return None;
+        }
+        let needs = |account: u32, month: Month| {
+            let adjusted = self
+                .adjustments
+                .range((account, Month::MIN)..=(account, Month::MAX))
+                .map(|(key, _)| *key);
+            std::iter::once((account, month))
+                .chain(adjusted)
+                .filter(|key| !self.loaded.contains(key))
+        };
+        needs(account, month).next()?;
+        Some(
+            self.closes
+                .iter()
+                .take_while(|c| c.0 <= target)
+                .flat_map(|&(_, account, month)| needs(account, month))
+                .take(LOAD_PERIODS_MAX)
+                .chain(needs(account, month))
+                .collect(),
+        )
+    }
+
+    fn is_held(&self, account: u32, month: Month) -> bool {
+        self.holds.contains(&(month, EVERY_ACCOUNT)) || self.holds.contains(&(month, account))
+    }
+
+    /// The profile that holds for a stored period.
+    pub fn profile_of_period(&self, account: u32, month: Month) -> Profile {
+        let id = self
+            .accounts
+            .get(account)
+            .and_then(|a| a.period(month))
+            .map_or(0, |p| p.profile);
+        self.accounts.profile(id)
+    }
+
+    /// The days of an account's period that are in memory, the latest one included.
+    pub fn days_of(&self, account: u32, month: Month) -> impl Iterator<Item = (i32, &Bucket)> {
+        let latest = self
+            .accounts
+            .get(account)
+            .and_then(|a| a.day.as_ref())
+            .filter(|l| l.month == month)
+            .map(|l| (l.place, &l.bucket));
+        self.cold.days(account, month).chain(latest)
+    }
+
+    /// An account's period at the prices of the cards accepted up to a control version.
+    pub fn rate(&self, account: u32, month: Month, cards: u64) -> Rated {
+        let profile = self.profile_of_period(account, month);
+        let symbols = &self.names.symbols;
+        let mut rows = Vec::new();
+        let mut dimensions = BTreeMap::new();
+        for (_, bucket) in self.days_of(account, month) {
+            for line in &bucket.lines {
+                dimensions
+                    .entry(line.key.dimensions)
+                    .or_insert_with(|| self.dimension_values(account, month, line.key.dimensions));
+            }
+        }
+        for (day, bucket) in self.days_of(account, month) {
+            let day = period::Day(day);
+            let (day_start_ms, _) = period::day_bounds(day, profile.zone);
+            for line in &bucket.lines {
+                let values = dimensions
+                    .get(&line.key.dimensions)
+                    .map_or(&[][..], Vec::as_slice);
+                for &(meter, nano) in &line.meters {
+                    rows.push(DayUsage {
+                        day,
+                        day_start_ms,
+                        service: symbols.name(line.key.service),
+                        product: symbols.name(line.key.product),
+                        meter: symbols.name(meter),
+                        class: line.key.class,
+                        dimensions: values,
+                        quantity: Quantity(nano),
+                    });
+                }
+            }
+        }
+        rating::rate(rows, self.cards.up_to(cards), profile.currency)
+    }
+
+    /// Values of a rollup shape, in the order in which the period's policy names them.
+    pub fn dimension_values(
+        &self,
+        account: u32,
+        month: Month,
+        shape: super::names::ShapeId,
+    ) -> Vec<String> {
+        let shape = self.names.of(shape);
+        if shape.dimensions.is_empty() {
+            return Vec::new();
+        }
+        let rollup = self
+            .accounts
+            .get(account)
+            .and_then(|a| a.period(month))
+            .and_then(|p| self.rollups.get(usize::from(p.rollup)));
+        rollup.map_or_else(Vec::new, |names| {
+            names
+                .iter()
+                .map(|&name| self.names.symbols.name(shape.dimension(name)).to_owned())
+                .collect()
+        })
+    }
+
+    /// Usage rows by name, zeros left out.
+    pub(super) fn usage_rows(
+        &self,
+        usage: impl Iterator<Item = (LineKey, Sym, i128)>,
+    ) -> Vec<pb::UsageRow> {
+        let symbols = &self.names.symbols;
+        let mut rows: Vec<pb::UsageRow> = usage
+            .filter(|(_, _, nano)| *nano != 0)
+            .map(|(key, meter, nano)| pb::UsageRow {
+                service: symbols.name(key.service).to_owned(),
+                product: symbols.name(key.product).to_owned(),
+                meter: symbols.name(meter).to_owned(),
+                class: key.class.as_str().to_owned(),
+                quantity: Quantity(nano).to_string(),
+                dimensions: self
+                    .names
+                    .of(key.dimensions)
+                    .dimensions
+                    .iter()
+                    .map(|d| symbols.name(d.1).to_owned())
+                    .collect(),
+            })
+            .collect();
+        rows.sort_unstable_by(|a, b| {
+            (&a.service, &a.product, &a.meter, &a.class, &a.dimensions).cmp(&(
+                &b.service,
+                &b.product,
+                &b.meter,
+                &b.class,
+                &b.dimensions,
+            ))
+        });
+        rows
+    }
+
+    /// Closes an account's period, or leaves it held.
+    pub(super) fn close(&mut self, account: u32, month: Month) {
+        let now = self.now();
+        let Some(stored) = self
+            .accounts
+            .get(account)
+            .and_then(|a| a.period(month))
+            .copied()
+        else {
+            return;
+        };
+        self.closes.remove(&(stored.close_due, account, month));
+        if self.is_held(account, month) {
+            self.held.insert((month, account), stored.close_due);
+            return;
+        }
+        let mut usage: BTreeMap<(LineKey, Sym), i128> = BTreeMap::new();
+        let mut counts: BTreeMap<(Outcome, Reason), i64> = BTreeMap::new();
+        for (_, bucket) in self.days_of(account, month) {
+            for line in &bucket.lines {
+                for &(meter, nano) in &line.meters {
+                    let sum = usage.entry((line.key, meter)).or_default();
+                    *sum = sum.saturating_add(nano);
+                }
+            }
+            for &(what, calls) in &bucket.counts {
+                *counts.entry(what).or_default() += calls;
+            }
+        }
+        usage.retain(|_, nano| *nano != 0);
+        counts.retain(|_, calls| *calls != 0);
+        let cards = self.ledger.version;
+        let rated = self.rate(account, month, cards);
+        let adjustments = self.state_adjustments(account, month);
+        if let Some(owner) = self.accounts.get_mut(account)
+            && let Some(period) = owner.periods.iter_mut().rfind(|p| p.month == month)
+        {
+            period.standing = Standing::Closed;
+            if owner.hour.as_ref().is_some_and(|l| l.month == month) {
+                owner.hour = None;
+            }
+        }
+        self.cold.drop_hours(account, month);
+        self.hours_over.push((account, month));
+        self.loaded.remove(&(account, month));
+        self.closed.insert(
+            (account, month),
+            ClosedPeriod {
+                cards,
+                stated: rated.stated(),
+            },
+        );
+        self.closed_dirty.insert((account, month));
+        self.digest.note(
+            Mark::Close,
+            account.into(),
+            [u64::from(month.0), usage.len() as u64],
+        );
+        let tally = self.months.entry(month).or_default();
+        tally.open = tally.open.saturating_sub(1);
+        for (&(outcome, _), &calls) in &counts {
+            *tally.outcomes.entry(outcome).or_default() += calls;
+        }
+        for (&(key, meter), &nano) in &usage {
+            if key.class.is_billed() {
+                let sum = tally.quantities.entry(meter).or_default();
+                *sum = sum.saturating_add(nano);
+            }
+        }
+        if usage.is_empty() && adjustments.is_empty() {
+            return;
+        }
+        let mut lines: Vec<pb::StatementLine> =
+            rated.lines.iter().map(|line| line.to_contract()).collect();
+        let mut total = rated.total;
+        for line in &adjustments {
+            let amount: Decimal = line.amount.parse().unwrap_or_default();
+            total = total.checked_add(amount).unwrap_or(total);
+        }
+        lines.extend(adjustments);
+        let profile = self.profile_of_period(account, month);
+        let mut outcomes: BTreeMap<Outcome, u64> = BTreeMap::new();
+        for (&(outcome, _), &calls) in &counts {
+            *outcomes.entry(outcome).or_default() += calls.unsigned_abs();
+        }
+        let mut reasons: BTreeMap<Reason, u64> = BTreeMap::new();
+        for (&(_, reason), &calls) in &counts {
+            *reasons.entry(reason).or_default() += calls.unsigned_abs();
+        }
+        let statement = pb::PeriodClosed {
+            account_id: self
+                .accounts
+                .get(account)
+                .map_or_else(String::new, |a| a.id.to_string()),
+            period: month.to_string(),
+            from: Some(timestamp(stored.from)),
+            until: Some(timestamp(stored.until)),
+            time_zone: profile.zone.name().to_owned(),
+            currency: profile.currency.to_string(),
+            usage: self.usage_rows(usage.iter().map(|(&(k, m), &n)| (k, m, n))),
+            lines,
+            total: decimal_string(total),
+            outcomes: outcomes
+                .iter()
+                .map(|(o, &count)| outcome_count(o.as_str(), count))
+                .collect(),
+            reasons: reasons
+                .iter()
+                .map(|(r, &count)| outcome_count(r.as_str(), count))
+                .collect(),
+            closed_at: Some(timestamp(now)),
+            control_version: cards,
+            unpriced: rated.unpriced_rows(),
+        };
+        let record = pb::StatementRecord {
+            body: Some(pb::statement_record::Body::PeriodClosed(statement)),
+        };
+        let sequence = self.emit(Topic::Statements, &record);
+        let tally = self.months.entry(month).or_default();
+        tally.statements += 1;
+        if tally.first_sequence == 0 {
+            tally.first_sequence = sequence;
+        }
+        tally.last_sequence = sequence;
+        let sum = tally.amounts.entry(profile.currency).or_default();
+        *sum = sum.checked_add(total).unwrap_or(*sum);
+    }
+
+    /// Puts out a month's control record: what a consumer must have from this partition, also when it is nothing.
+    pub(super) fn close_month(&mut self) {
+        let Some(month) = self.next_control else {
+            return;
+        };
+        let tally = self.months.remove(&month).unwrap_or_default();
+        self.next_control = Some(month.next());
+        let quantities: Vec<(Sym, i128)> = tally.quantities.into_iter().collect();
+        let control = pb::PeriodControl {
+            period: month.to_string(),
+            partition: self.partition,
+            partition_count: self.partition_count,
+            accounts: tally.statements,
+            outcomes: tally
+                .outcomes
+                .iter()
+                .map(|(o, &count)| outcome_count(o.as_str(), count.unsigned_abs()))
+                .collect(),
+            quantities: self.meter_quantities(&quantities),
+            amounts: tally
+                .amounts
+                .iter()
+                .map(|(currency, &amount)| pb::CurrencyAmount {
+                    currency: currency.to_string(),
+                    amount: decimal_string(amount),
+                })
+                .collect(),
+            first_sequence: tally.first_sequence,
+            last_sequence: tally.last_sequence,
+            control_version: self.ledger.version,
+        };
+        let record = pb::StatementRecord {
+            body: Some(pb::statement_record::Body::PeriodControl(control)),
+        };
+        self.emit(Topic::Statements, &record);
+    }
+}
+
+fn outcome_count(name: &str, count: u64) -> pb::OutcomeCount {
+    pb::OutcomeCount {
+        name: name.to_owned(),
+        count,
+    }
+}

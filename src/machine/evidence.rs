@@ -1,0 +1,439 @@
+//! All facts known about a call, merged (RULES §3): commutative, associative, idempotent, field by field.
+//!
+//! Arrival order never matters here. What a merge changed is returned, since waits, exposure, usage and the digest live on it.
+
+use smallvec::SmallVec;
+
+use super::names::{Names, OUTPUT_TOKENS, ShapeId};
+use crate::model::Ms;
+use crate::model::event::{Cause, EndMarker, Event, Observer, Phase, Progress, Provenance};
+use crate::model::limits::{ATTEMPTS_PER_CALL_MAX, METERS_PER_CALL_MAX};
+use crate::model::symbol::Sym;
+
+/// What one observer's events at one attempt said, whatever their seq: the ranked facts, and progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// 0 = the call as a whole.
+    pub attempt: u8,
+    /// Who.
+    pub observer: Observer,
+    /// Maximum over all the observer's events at the attempt, superseded ones too.
+    pub progress: Progress,
+    /// Greatest kind number of any event (low 4 bits) and of ended events (high 4 bits); 0 = unset.
+    pub kinds: u8,
+    /// Names on any event.
+    pub any: ShapeId,
+    /// Names on ended events.
+    pub ended: ShapeId,
+}
+
+impl Label {
+    /// Greatest kind number of any event; 0 = unset.
+    pub fn kind(&self) -> u8 {
+        self.kinds & 15
+    }
+
+    /// Greatest kind number of ended events; 0 = unset.
+    pub fn kind_ended(&self) -> u8 {
+        self.kinds >> 4
+    }
+}
+
+/// Whether an ending is the observer's last word or one try's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Scope {
+    /// Phase `ended`.
+    Call = 0,
+    /// Phase `attempt_ended`.
+    Attempt = 1,
+}
+
+/// One cause of the set that an observer gave at one attempt, its fields merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// The set's seq: a higher one replaces the set.
+    pub seq: u64,
+    /// Earliest `occurred_at`.
+    pub at: Ms,
+    /// Greatest string.
+    pub error: Sym,
+    /// Maximum.
+    pub client_status: u16,
+    /// Maximum.
+    pub upstream_status: u16,
+    /// 0 = the call as a whole.
+    pub attempt: u8,
+    /// Who.
+    pub observer: Observer,
+    /// Ended or attempt ended.
+    pub scope: Scope,
+    /// As sent.
+    pub cause: Cause,
+    /// Maximum.
+    pub progress: Progress,
+    /// Missing > seen > unset.
+    pub end_marker: EndMarker,
+}
+
+impl Ending {
+    fn key(&self) -> (u8, Observer, Scope, Cause) {
+        (self.attempt, self.observer, self.scope, self.cause)
+    }
+
+    fn group(&self) -> (u8, Observer, Scope) {
+        (self.attempt, self.observer, self.scope)
+    }
+}
+
+/// The best reading of one meter at one attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amount {
+    /// × 10^-scale, canonical (no trailing zeros).
+    pub value: i64,
+    /// Which meter.
+    pub meter: Sym,
+    /// 0 = the call as a whole.
+    pub attempt: u8,
+    /// 0..=9.
+    pub scale: u8,
+    /// Higher wins.
+    pub provenance: Provenance,
+}
+
+impl Amount {
+    /// In units of 10^-9.
+    pub fn nano(&self) -> i128 {
+        const POWERS: [i64; 10] = [
+            1_000_000_000,
+            100_000_000,
+            10_000_000,
+            1_000_000,
+            100_000,
+            10_000,
+            1_000,
+            100,
+            10,
+            1,
+        ];
+        i128::from(self.value) * i128::from(POWERS[usize::from(self.scale.min(9))])
+    }
+
+    /// Whether it wins over `other`: higher provenance, then larger value (RULES §3).
+    pub fn beats(&self, other: &Self) -> bool {
+        (self.provenance, self.nano()) > (other.provenance, other.nano())
+    }
+}
+
+/// A quantity that a merge changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AmountChange {
+    /// `None`: the meter is new at the attempt.
+    pub before: Option<Amount>,
+    /// The best now.
+    pub after: Amount,
+}
+
+/// What a merge changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Whether anything stored changed; a copy changes nothing.
+    pub changed: bool,
+    /// Whether an ending, label, kind, attempt or progress changed (not only quantities and times).
+    pub words: bool,
+    /// Quantities before and after.
+    pub amounts: SmallVec<[AmountChange; 4]>,
+}
+
+/// Merged facts. Lists are sorted by their keys, so equal evidence is equal memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// Sorted by (attempt, observer).
+    pub labels: SmallVec<[Label; 2]>,
+    /// Sorted by (attempt, observer, scope, cause).
+    pub endings: SmallVec<[Ending; 1]>,
+    /// Sorted by (attempt, meter).
+    pub amounts: SmallVec<[Amount; 3]>,
+    /// Earliest `occurred_at`.
+    pub first: Ms,
+    /// Latest `occurred_at`.
+    pub last: Ms,
+}
+
+/// Progress that the event itself proves at its attempt.
+fn proven_progress(event: &Event<'_>) -> Progress {
+    let by_end = event.end.map_or(Progress::Unknown, |end| end.progress);
+    if event.phase == Phase::ResponseStarted {
+        by_end.max(Progress::ResponseStarted)
+    } else {
+        by_end
+    }
+}
+
+impl Evidence {
+    /// No facts yet; the first merge sets the times.
+    pub fn new(at: Ms) -> Self {
+        Self {
+            first: at,
+            last: at,
+            ..Self::default()
+        }
+    }
+
+    /// Merges one event whose names are already numbered: `shape` for its service, product and rollup values.
+    pub fn merge(
+        &mut self,
+        event: &Event<'_>,
+        shape: ShapeId,
+        names: &mut Names,
+        difference: &mut Difference,
+    ) {
+        difference.changed = false;
+        difference.words = false;
+        difference.amounts.clear();
+        if event.occurred_at < self.first {
+            self.first = event.occurred_at;
+            difference.changed = true;
+        }
+        if event.occurred_at > self.last {
+            self.last = event.occurred_at;
+            difference.changed = true;
+        }
+        if event.attempt != 0 && !self.admit_attempt(event.attempt) {
+            return;
+        }
+        let words = self.merge_label(event, shape, names) | self.merge_ending(event, names);
+        for reading in &event.usage {
+            let amount = Amount {
+                value: reading.value,
+                meter: names.symbols.intern(reading.meter),
+                attempt: event.attempt,
+                scale: reading.scale,
+                provenance: reading.provenance,
+            };
+            self.merge_amount(amount, names, difference);
+        }
+        difference.words = words;
+        difference.changed |= words | !difference.amounts.is_empty();
+    }
+
+    /// Of more than 64 numbered attempts the lowest hold: makes room, or says that there is none.
+    fn admit_attempt(&mut self, attempt: u8) -> bool {
+        if self.labels.len() < ATTEMPTS_PER_CALL_MAX {
+            return true;
+        }
+        let mut count = 0;
+        let mut highest = 0;
+        for label in &self.labels {
+            if label.attempt == attempt {
+                return true;
+            }
+            if label.attempt != 0 && label.attempt != highest {
+                highest = label.attempt;
+                count += 1;
+            }
+        }
+        if count < ATTEMPTS_PER_CALL_MAX {
+            return true;
+        }
+        if attempt > highest {
+            return false;
+        }
+        self.labels.retain(|l| l.attempt != highest);
+        self.endings.retain(|e| e.attempt != highest);
+        self.amounts.retain(|a| a.attempt != highest);
+        true
+    }
+
+    fn merge_label(&mut self, event: &Event<'_>, shape: ShapeId, names: &mut Names) -> bool {
+        let kind = event.kind.map_or(0, |k| k as u8);
+        let ended = event.phase == Phase::Ended;
+        let new = Label {
+            attempt: event.attempt,
+            observer: event.observer,
+            progress: proven_progress(event),
+            kinds: if ended { kind << 4 | kind } else { kind },
+            any: shape,
+            ended: if ended { shape } else { ShapeId::NONE },
+        };
+        let key = (event.attempt, event.observer);
+        match self
+            .labels
+            .binary_search_by_key(&key, |l| (l.attempt, l.observer))
+        {
+            Ok(at) => {
+                let old = self.labels[at];
+                let merged = Label {
+                    progress: old.progress.max(new.progress),
+                    kinds: old.kind_ended().max(new.kind_ended()) << 4
+                        | old.kind().max(new.kind()),
+                    any: names.merge(old.any, new.any),
+                    ended: names.merge(old.ended, new.ended),
+                    ..old
+                };
+                self.labels[at] = merged;
+                merged != old
+            }
+            Err(at) => {
+                // A place of its own that says nothing new isn't a change of the evidence,
+                // unless it makes a numbered attempt known.
+                let says_something = new.progress != Progress::Unknown
+                    || kind != 0
+                    || shape != ShapeId::NONE
+                    || (event.attempt != 0
+                        && !self.labels.iter().any(|l| l.attempt == event.attempt));
+                self.labels.insert(at, new);
+                says_something
+            }
+        }
+    }
+
+    fn merge_ending(&mut self, event: &Event<'_>, names: &mut Names) -> bool {
+        let scope = match event.phase {
+            Phase::Ended => Scope::Call,
+            Phase::AttemptEnded => Scope::Attempt,
+            _ => return false,
+        };
+        let Some(end) = event.end else { return false };
+        let new = Ending {
+            seq: event.seq,
+            at: event.occurred_at,
+            error: names.symbols.intern(end.error_type),
+            client_status: end.client_status,
+            upstream_status: end.upstream_status,
+            attempt: event.attempt,
+            observer: event.observer,
+            scope,
+            cause: end.cause,
+            progress: end.progress,
+            end_marker: end.end_marker,
+        };
+        if let Some(seq) = self
+            .endings
+            .iter()
+            .find(|e| e.group() == new.group())
+            .map(|e| e.seq)
+        {
+            if new.seq < seq {
+                return false;
+            }
+            if new.seq > seq {
+                self.endings.retain(|e| e.group() != new.group());
+            }
+        }
+        match self.endings.binary_search_by_key(&new.key(), Ending::key) {
+            Ok(at) => {
+                let old = self.endings[at];
+                let merged = Ending {
+                    at: old.at.min(new.at),
+                    error: names.symbols.greatest(old.error, new.error),
+                    client_status: old.client_status.max(new.client_status),
+                    upstream_status: old.upstream_status.max(new.upstream_status),
+                    progress: old.progress.max(new.progress),
+                    end_marker: old.end_marker.max(new.end_marker),
+                    ..old
+                };
+                self.endings[at] = merged;
+                merged != old
+            }
+            Err(at) => {
+                self.endings.insert(at, new);
+                true
+            }
+        }
+    }
+
+    fn merge_amount(&mut self, new: Amount, names: &Names, difference: &mut Difference) {
+        let before = match self
+            .amounts
+            .binary_search_by_key(&(new.attempt, new.meter), |a| (a.attempt, a.meter))
+        {
+            Ok(at) => {
+                let old = self.amounts[at];
+                if !new.beats(&old) {
+                    return;
+                }
+                self.amounts[at] = new;
+                Some(old)
+            }
+            Err(at) => {
+                if !self.admit_meter(new.meter, names) {
+                    return;
+                }
+                // Making room may have moved the place.
+                let at = if at <= self.amounts.len() {
+                    self.amounts
+                        .partition_point(|a| (a.attempt, a.meter) < (new.attempt, new.meter))
+                } else {
+                    self.amounts.len()
+                };
+                self.amounts.insert(at, new);
+                None
+            }
+        };
+        difference.amounts.push(AmountChange { before, after: new });
+    }
+
+    /// Of more than 64 meters the least names hold: makes room, or says that there is none.
+    fn admit_meter(&mut self, meter: Sym, names: &Names) -> bool {
+        if self.amounts.len() < METERS_PER_CALL_MAX {
+            return true;
+        }
+        let mut meters: Vec<Sym> = self.amounts.iter().map(|a| a.meter).collect();
+        meters.sort_unstable();
+        meters.dedup();
+        if meters.len() < METERS_PER_CALL_MAX || meters.binary_search(&meter).is_ok() {
+            return true;
+        }
+        let Some(greatest) = meters.into_iter().max_by_key(|m| names.symbols.name(*m)) else {
+            return true;
+        };
+        if names.symbols.name(meter) > names.symbols.name(greatest) {
+            return false;
+        }
+        self.amounts.retain(|a| a.meter != greatest);
+        true
+    }
+
+    /// Merged progress of one attempt, by whomever; best `output_tokens` above 0, not reserved, proves that the response started.
+    pub fn progress(&self, attempt: u8) -> Progress {
+        let told = self
+            .labels
+            .iter()
+            .filter(|l| l.attempt == attempt)
+            .map(|l| l.progress)
+            .max()
+            .unwrap_or(Progress::Unknown);
+        if told >= Progress::ResponseStarted {
+            return told;
+        }
+        let output = self.amounts.iter().any(|a| {
+            a.attempt == attempt
+                && a.meter == OUTPUT_TOKENS
+                && a.provenance != Provenance::Reserved
+                && a.value > 0
+        });
+        if output {
+            Progress::ResponseStarted
+        } else {
+            told
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evidence_fits_its_budget() {
+        assert_eq!(size_of::<Label>(), 12);
+        assert_eq!(size_of::<Ending>(), 32);
+        assert_eq!(size_of::<Amount>(), 16);
+        assert!(
+            size_of::<Evidence>() <= 144,
+            "{}",
+            size_of::<Evidence>()
+        );
+    }
+}

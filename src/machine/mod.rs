@@ -1,0 +1,21 @@
+//! The fold: records in, changes out. Synchronous and total.
+//!
+//! There is no clock, randomness, I/O, float, hash-order iteration or panic here: the same records in the same order give
+//! the same rows, digest and outputs, whatever the batching, restarts or machine.
+
+pub mod accounts;
+pub mod adjust;
+pub mod calls;
+pub mod clock;
+pub mod close;
+pub mod control;
+pub mod digest;
+pub mod evidence;
+pub mod fold;
+pub mod names;
+pub mod output;
+pub mod periods;
+pub mod rating;
+pub mod settle;
+pub mod usage;
+pub mod verdict;
