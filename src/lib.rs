@@ -1,1 +1,4 @@
+//! Reckon.
+pub mod machine;
+pub mod model;
 pub mod wire;

@@ -53,7 +53,7 @@ pub struct Period {
 }
 
 /// The latest bucket of its kind: the one that nearly every call adds to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Latest {
     /// Month of the period.
     pub month: Month,
@@ -255,12 +255,7 @@ impl Accounts {
             + self
                 .all
                 .iter()
-                .map(|a| {
-                    a.id.len()
-                        + a.periods.capacity() * size_of::<Period>()
-                        + buckets(&a.day)
-                        + buckets(&a.hour)
-                })
+                .map(|a| a.id.len() + a.periods.capacity() * size_of::<Period>() + buckets(&a.day) + buckets(&a.hour))
                 .sum::<usize>()
     }
 }

@@ -8,13 +8,13 @@ use super::digest::Mark;
 use super::fold::Machine;
 use super::output::Topic;
 use super::rating::{AdjustmentLine, LineKey as PriceKey};
-use super::settle::timestamp;
 use super::usage::LineKey;
 use crate::model::Ms;
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::period::Month;
 use crate::model::quantity::Quantity;
 use crate::model::symbol::Sym;
+use crate::wire::check::timestamp;
 use crate::wire::pb;
 
 const HOUR_MS: Ms = 3_600_000;
@@ -129,9 +129,7 @@ impl Machine {
         let calls = std::mem::take(&mut adjustment.calls);
         if !usage.is_empty() || !counts.is_empty() {
             let owed = self.owed(account, month).into_iter().map(|l| l.amount);
-            let owed: Decimal = owed.fold(Decimal::ZERO, |sum, amount| {
-                sum.checked_add(amount).unwrap_or(sum)
-            });
+            let owed: Decimal = owed.fold(Decimal::ZERO, |sum, amount| sum.checked_add(amount).unwrap_or(sum));
             let amount = owed.checked_sub(adjustment.noticed).unwrap_or(owed);
             adjustment.noticed = owed;
             let id = self.accounts.get(account).map_or("", |a| a.id.as_ref());
@@ -174,11 +172,7 @@ impl Machine {
     }
 
     /// Lines of the next statement for the account's changed closed periods, and takes them as stated.
-    pub(super) fn state_adjustments(
-        &mut self,
-        account: u32,
-        closing: Month,
-    ) -> Vec<pb::StatementLine> {
+    pub(super) fn state_adjustments(&mut self, account: u32, closing: Month) -> Vec<pb::StatementLine> {
         let months: Vec<Month> = self
             .adjustments
             .range((account, Month::MIN)..=(account, Month::MAX))
@@ -221,11 +215,8 @@ impl Machine {
                 });
             }
             self.closed_dirty.insert((account, month));
-            self.digest.note(
-                Mark::Close,
-                account.into(),
-                [u64::from(month.0), lines.len() as u64],
-            );
+            self.digest
+                .note(Mark::Close, account.into(), [u64::from(month.0), lines.len() as u64]);
         }
         lines
     }

@@ -206,10 +206,7 @@ impl Calls {
         let tag = tag(hash);
         self.table
             .find(hash, |&(t, slot)| {
-                t == tag
-                    && self
-                        .get(slot)
-                        .is_some_and(|c| c.account == account && c.id.is(key))
+                t == tag && self.get(slot).is_some_and(|c| c.account == account && c.id.is(key))
             })
             .map(|&(_, slot)| slot)
     }
@@ -386,20 +383,13 @@ impl Calls {
 
     /// The open call whose wait ends first, with the time; equal times in the order of the changes.
     pub fn first_due(&self, wait_ms: impl Fn(u16, Wait) -> Ms) -> Option<(Ms, Slot)> {
-        let mut first: Option<(Ms, u64, Slot)> = self
-            .capped
-            .first_key_value()
-            .map(|(&(due, by), &slot)| (due, by, slot));
+        let mut first: Option<(Ms, u64, Slot)> =
+            self.capped.first_key_value().map(|(&(due, by), &slot)| (due, by, slot));
         for &policy in &self.in_use {
             let Some(lists) = self.waiting.get(usize::from(policy)) else {
                 continue;
             };
-            for wait in [
-                Wait::Arrival,
-                Wait::Grace,
-                Wait::CallDeadline,
-                Wait::TaskDeadline,
-            ] {
+            for wait in [Wait::Arrival, Wait::Grace, Wait::CallDeadline, Wait::TaskDeadline] {
                 let Some(call) = self.get(lists[wait as usize].head) else {
                     continue;
                 };
@@ -446,14 +436,12 @@ impl Calls {
 
     /// The calls of a page, with their slots.
     pub fn page(&self, page: u32) -> impl Iterator<Item = (Slot, &Call)> {
-        (page * PAGE_SLOTS..(page + 1) * PAGE_SLOTS)
-            .filter_map(|slot| self.get(slot).map(|call| (slot, call)))
+        (page * PAGE_SLOTS..(page + 1) * PAGE_SLOTS).filter_map(|slot| self.get(slot).map(|call| (slot, call)))
     }
 
     /// Every resident call, by slot.
     pub fn iter(&self) -> impl Iterator<Item = (Slot, &Call)> {
-        (0..(self.chunks.len() * CHUNK) as Slot)
-            .filter_map(|slot| self.get(slot).map(|call| (slot, call)))
+        (0..(self.chunks.len() * CHUNK) as Slot).filter_map(|slot| self.get(slot).map(|call| (slot, call)))
     }
 
     /// Bytes of memory: slab, table, heap of calls that outgrew their inline lists.

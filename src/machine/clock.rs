@@ -73,10 +73,7 @@ impl Clock {
             return Err(Reject::new(
                 RejectReason::BadTick,
                 "tick.at",
-                format!(
-                    "the tick is {} ms from its own append time",
-                    (at - append_ms).abs()
-                ),
+                format!("the tick is {} ms from its own append time", (at - append_ms).abs()),
             ));
         }
         self.last_tick = Some(at);
@@ -103,9 +100,7 @@ impl Clock {
         if let Some(now) = self.now {
             let late = now.saturating_sub(policy.amend_window_ms);
             self.late_line = self.late_line.max(late);
-            self.forget_line = self
-                .forget_line
-                .max(late.saturating_sub(policy.call_span_ms));
+            self.forget_line = self.forget_line.max(late.saturating_sub(policy.call_span_ms));
         }
     }
 }

@@ -10,7 +10,6 @@ use super::digest::Mark;
 use super::fold::Machine;
 use super::output::Topic;
 use super::rating::{self, DayUsage, LineKey as PriceKey, Rated};
-use super::settle::timestamp;
 use super::usage::{Bucket, LineKey};
 use crate::model::Ms;
 use crate::model::money::{Currency, decimal_string};
@@ -18,6 +17,7 @@ use crate::model::outcome::{Outcome, Reason};
 use crate::model::period::{self, Month};
 use crate::model::quantity::Quantity;
 use crate::model::symbol::Sym;
+use crate::wire::check::timestamp;
 use crate::wire::pb;
 
 /// Periods that the shell is asked to bring into memory at a time.
@@ -46,11 +46,7 @@ pub struct MonthTally {
 }
 
 /// A line in the words of the contract.
-pub(super) fn statement_line(
-    key: &PriceKey,
-    quantity: Quantity,
-    amount: Option<Decimal>,
-) -> pb::StatementLine {
+pub(super) fn statement_line(key: &PriceKey, quantity: Quantity, amount: Option<Decimal>) -> pb::StatementLine {
     pb::StatementLine {
         product: key.product.clone(),
         meter: key.meter.clone(),
@@ -80,18 +76,11 @@ impl Machine {
     pub(super) fn control_due(&self) -> Option<Ms> {
         let month = self.next_control?;
         let open = self.months.get(&month).is_some_and(|t| t.open > 0);
-        (!open).then(|| {
-            period::end_of_month_utc_minus_12(month).saturating_add(self.policy().close_grace_ms)
-        })
+        (!open).then(|| period::end_of_month_utc_minus_12(month).saturating_add(self.policy().close_grace_ms))
     }
 
     /// The periods that must be in memory before this close; those of the next closes with them.
-    pub(super) fn missing_for_close(
-        &self,
-        account: u32,
-        month: Month,
-        target: Ms,
-    ) -> Option<Vec<(u32, Month)>> {
+    pub(super) fn missing_for_close(&self, account: u32, month: Month, target: Ms) -> Option<Vec<(u32, Month)>> {
         if !self.backed || self.is_held(account, month) {
             return None;
         }
@@ -158,9 +147,7 @@ impl Machine {
             let day = period::Day(day);
             let (day_start_ms, _) = period::day_bounds(day, profile.zone);
             for line in &bucket.lines {
-                let values = dimensions
-                    .get(&line.key.dimensions)
-                    .map_or(&[][..], Vec::as_slice);
+                let values = dimensions.get(&line.key.dimensions).map_or(&[][..], Vec::as_slice);
                 for &(meter, nano) in &line.meters {
                     rows.push(DayUsage {
                         day,
@@ -179,12 +166,7 @@ impl Machine {
     }
 
     /// Values of a rollup shape, in the order in which the period's policy names them.
-    pub fn dimension_values(
-        &self,
-        account: u32,
-        month: Month,
-        shape: super::names::ShapeId,
-    ) -> Vec<String> {
+    pub fn dimension_values(&self, account: u32, month: Month, shape: super::names::ShapeId) -> Vec<String> {
         let shape = self.names.of(shape);
         if shape.dimensions.is_empty() {
             return Vec::new();
@@ -203,10 +185,7 @@ impl Machine {
     }
 
     /// Usage rows by name, zeros left out.
-    pub(super) fn usage_rows(
-        &self,
-        usage: impl Iterator<Item = (LineKey, Sym, i128)>,
-    ) -> Vec<pb::UsageRow> {
+    pub(super) fn usage_rows(&self, usage: impl Iterator<Item = (LineKey, Sym, i128)>) -> Vec<pb::UsageRow> {
         let symbols = &self.names.symbols;
         let mut rows: Vec<pb::UsageRow> = usage
             .filter(|(_, _, nano)| *nano != 0)
@@ -240,12 +219,7 @@ impl Machine {
     /// Closes an account's period, or leaves it held.
     pub(super) fn close(&mut self, account: u32, month: Month) {
         let now = self.now();
-        let Some(stored) = self
-            .accounts
-            .get(account)
-            .and_then(|a| a.period(month))
-            .copied()
-        else {
+        let Some(stored) = self.accounts.get(account).and_then(|a| a.period(month)).copied() else {
             return;
         };
         self.closes.remove(&(stored.close_due, account, month));
@@ -290,11 +264,8 @@ impl Machine {
             },
         );
         self.closed_dirty.insert((account, month));
-        self.digest.note(
-            Mark::Close,
-            account.into(),
-            [u64::from(month.0), usage.len() as u64],
-        );
+        self.digest
+            .note(Mark::Close, account.into(), [u64::from(month.0), usage.len() as u64]);
         let tally = self.months.entry(month).or_default();
         tally.open = tally.open.saturating_sub(1);
         for (&(outcome, _), &calls) in &counts {
@@ -309,8 +280,7 @@ impl Machine {
         if usage.is_empty() && adjustments.is_empty() {
             return;
         }
-        let mut lines: Vec<pb::StatementLine> =
-            rated.lines.iter().map(|line| line.to_contract()).collect();
+        let mut lines: Vec<pb::StatementLine> = rated.lines.iter().map(|line| line.to_contract()).collect();
         let mut total = rated.total;
         for line in &adjustments {
             let amount: Decimal = line.amount.parse().unwrap_or_default();

@@ -145,8 +145,7 @@ impl Machine {
                 ));
             }
         }
-        self.ledger
-            .forget(now.saturating_sub(window).saturating_sub(span));
+        self.ledger.forget(now.saturating_sub(window).saturating_sub(span));
         if let Some((known, _)) = self.ledger.ids.get(&control.id) {
             return if *known == hash {
                 Ok(())
@@ -177,8 +176,7 @@ impl Machine {
                 self.holds.insert((month, account));
             }
             Body::ReleaseClose(release) => {
-                let (month, account) =
-                    self.hold_key(&release.period, &release.account_id, "release_close")?;
+                let (month, account) = self.hold_key(&release.period, &release.account_id, "release_close")?;
                 self.holds.remove(&(month, account));
                 self.release(month, account);
             }
@@ -201,14 +199,12 @@ impl Machine {
         let zone = if profile.time_zone.is_empty() {
             Zone::UTC
         } else {
-            Zone::parse(&profile.time_zone)
-                .map_err(|e| bad("account_profile.time_zone", e.to_string()))?
+            Zone::parse(&profile.time_zone).map_err(|e| bad("account_profile.time_zone", e.to_string()))?
         };
         let currency = if profile.currency.is_empty() {
             Currency::USD
         } else {
-            Currency::parse(&profile.currency)
-                .map_err(|e| bad("account_profile.currency", e.to_string()))?
+            Currency::parse(&profile.currency).map_err(|e| bad("account_profile.currency", e.to_string()))?
         };
         let id = self.accounts.profile_id(Profile { zone, currency });
         let account = self.account(&profile.account_id);
@@ -271,13 +267,8 @@ impl Machine {
         Ok(())
     }
 
-    fn correction_quantities(
-        &mut self,
-        quantities: &[pb::Quantity],
-    ) -> Result<Vec<(Sym, i128)>, Reject> {
-        let bad_quantity = |detail: String| {
-            Reject::new(RejectReason::BadQuantity, "correction.quantities", detail)
-        };
+    fn correction_quantities(&mut self, quantities: &[pb::Quantity]) -> Result<Vec<(Sym, i128)>, Reject> {
+        let bad_quantity = |detail: String| Reject::new(RejectReason::BadQuantity, "correction.quantities", detail);
         let mut named: BTreeMap<&str, i128> = BTreeMap::new();
         for quantity in quantities {
             if !is_known_meter(&quantity.meter) {
@@ -305,12 +296,36 @@ impl Machine {
     fn take_policy(&mut self, change: &pb::Policy) -> Result<(), Reject> {
         let mut policy: Policy = self.policy().clone();
         let durations = [
-            (change.settle_grace_ms, &mut policy.settle_grace_ms, "policy.settle_grace_ms"),
-            (change.disconnect_grace_ms, &mut policy.disconnect_grace_ms, "policy.disconnect_grace_ms"),
-            (change.call_deadline_ms, &mut policy.call_deadline_ms, "policy.call_deadline_ms"),
-            (change.task_deadline_ms, &mut policy.task_deadline_ms, "policy.task_deadline_ms"),
-            (change.close_grace_ms, &mut policy.close_grace_ms, "policy.close_grace_ms"),
-            (change.amend_window_ms, &mut policy.amend_window_ms, "policy.amend_window_ms"),
+            (
+                change.settle_grace_ms,
+                &mut policy.settle_grace_ms,
+                "policy.settle_grace_ms",
+            ),
+            (
+                change.disconnect_grace_ms,
+                &mut policy.disconnect_grace_ms,
+                "policy.disconnect_grace_ms",
+            ),
+            (
+                change.call_deadline_ms,
+                &mut policy.call_deadline_ms,
+                "policy.call_deadline_ms",
+            ),
+            (
+                change.task_deadline_ms,
+                &mut policy.task_deadline_ms,
+                "policy.task_deadline_ms",
+            ),
+            (
+                change.close_grace_ms,
+                &mut policy.close_grace_ms,
+                "policy.close_grace_ms",
+            ),
+            (
+                change.amend_window_ms,
+                &mut policy.amend_window_ms,
+                "policy.amend_window_ms",
+            ),
             (change.max_open_ms, &mut policy.max_open_ms, "policy.max_open_ms"),
             (change.call_span_ms, &mut policy.call_span_ms, "policy.call_span_ms"),
         ];
@@ -388,12 +403,7 @@ impl Machine {
         Ok(())
     }
 
-    fn hold_key(
-        &mut self,
-        month: &str,
-        account: &str,
-        body: &'static str,
-    ) -> Result<(Month, u32), Reject> {
+    fn hold_key(&mut self, month: &str, account: &str, body: &'static str) -> Result<(Month, u32), Reject> {
         if month.is_empty() {
             return Err(missing("period"));
         }
@@ -419,8 +429,7 @@ impl Machine {
             .range(range)
             .map(|(key, due)| (*key, *due))
             .filter(|((month, account), _)| {
-                !self.holds.contains(&(*month, EVERY_ACCOUNT))
-                    && !self.holds.contains(&(*month, *account))
+                !self.holds.contains(&(*month, EVERY_ACCOUNT)) && !self.holds.contains(&(*month, *account))
             })
             .collect();
         for ((month, account), due) in released {

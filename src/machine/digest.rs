@@ -56,8 +56,7 @@ impl Digest {
 
     /// Notes bytes that belong to the last mark.
     pub fn bytes(&mut self, bytes: &[u8]) {
-        self.pending
-            .extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        self.pending.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
         self.pending.extend_from_slice(bytes);
     }
 

@@ -181,13 +181,7 @@ impl Evidence {
     }
 
     /// Merges one event whose names are already numbered: `shape` for its service, product and rollup values.
-    pub fn merge(
-        &mut self,
-        event: &Event<'_>,
-        shape: ShapeId,
-        names: &mut Names,
-        difference: &mut Difference,
-    ) {
+    pub fn merge(&mut self, event: &Event<'_>, shape: ShapeId, names: &mut Names, difference: &mut Difference) {
         difference.changed = false;
         difference.words = false;
         difference.amounts.clear();
@@ -257,16 +251,12 @@ impl Evidence {
             ended: if ended { shape } else { ShapeId::NONE },
         };
         let key = (event.attempt, event.observer);
-        match self
-            .labels
-            .binary_search_by_key(&key, |l| (l.attempt, l.observer))
-        {
+        match self.labels.binary_search_by_key(&key, |l| (l.attempt, l.observer)) {
             Ok(at) => {
                 let old = self.labels[at];
                 let merged = Label {
                     progress: old.progress.max(new.progress),
-                    kinds: old.kind_ended().max(new.kind_ended()) << 4
-                        | old.kind().max(new.kind()),
+                    kinds: old.kind_ended().max(new.kind_ended()) << 4 | old.kind().max(new.kind()),
                     any: names.merge(old.any, new.any),
                     ended: names.merge(old.ended, new.ended),
                     ..old
@@ -280,8 +270,7 @@ impl Evidence {
                 let says_something = new.progress != Progress::Unknown
                     || kind != 0
                     || shape != ShapeId::NONE
-                    || (event.attempt != 0
-                        && !self.labels.iter().any(|l| l.attempt == event.attempt));
+                    || (event.attempt != 0 && !self.labels.iter().any(|l| l.attempt == event.attempt));
                 self.labels.insert(at, new);
                 says_something
             }
@@ -308,12 +297,7 @@ impl Evidence {
             progress: end.progress,
             end_marker: end.end_marker,
         };
-        if let Some(seq) = self
-            .endings
-            .iter()
-            .find(|e| e.group() == new.group())
-            .map(|e| e.seq)
-        {
+        if let Some(seq) = self.endings.iter().find(|e| e.group() == new.group()).map(|e| e.seq) {
             if new.seq < seq {
                 return false;
             }
@@ -408,16 +392,9 @@ impl Evidence {
             return told;
         }
         let output = self.amounts.iter().any(|a| {
-            a.attempt == attempt
-                && a.meter == OUTPUT_TOKENS
-                && a.provenance != Provenance::Reserved
-                && a.value > 0
+            a.attempt == attempt && a.meter == OUTPUT_TOKENS && a.provenance != Provenance::Reserved && a.value > 0
         });
-        if output {
-            Progress::ResponseStarted
-        } else {
-            told
-        }
+        if output { Progress::ResponseStarted } else { told }
     }
 }
 
@@ -430,10 +407,6 @@ mod tests {
         assert_eq!(size_of::<Label>(), 12);
         assert_eq!(size_of::<Ending>(), 32);
         assert_eq!(size_of::<Amount>(), 16);
-        assert!(
-            size_of::<Evidence>() <= 144,
-            "{}",
-            size_of::<Evidence>()
-        );
+        assert!(size_of::<Evidence>() <= 144, "{}", size_of::<Evidence>());
     }
 }

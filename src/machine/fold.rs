@@ -24,19 +24,7 @@ use crate::model::rate_card::RateCards;
 use crate::model::reject::{Reject, RejectReason};
 use crate::model::symbol::Sym;
 use crate::wire::pb;
-
-/// What one record says, decoded; `Err` is what the decoder rejected.
-#[derive(Clone, Debug)]
-pub enum Input<'a> {
-    /// From a gateway.
-    Event(Result<Event<'a>, Reject>),
-    /// The owner's wall time, or a history's.
-    Tick(Result<Ms, Reject>),
-    /// From the operator.
-    Control(Result<Box<pb::Control>, Reject>),
-    /// The first record; folded before, says nothing more.
-    Genesis,
-}
+use crate::wire::record::Input;
 
 /// One record of the partition, in log order.
 #[derive(Clone, Debug)]
@@ -212,9 +200,7 @@ impl Machine {
 
     /// The policy of a version.
     pub fn policy_of(&self, version: u16) -> &Policy {
-        self.policies
-            .get(usize::from(version))
-            .unwrap_or_else(|| self.policy())
+        self.policies.get(usize::from(version)).unwrap_or_else(|| self.policy())
     }
 
     /// Log time, or the epoch in a log that has none yet.
@@ -314,11 +300,8 @@ impl Machine {
     fn fire_first(&mut self, target: Ms) -> Fired {
         let settle = {
             let policies = &self.policies;
-            self.calls.first_due(|version, wait| {
-                policies
-                    .get(usize::from(version))
-                    .map_or(0, |p| wait.length_ms(p))
-            })
+            self.calls
+                .first_due(|version, wait| policies.get(usize::from(version)).map_or(0, |p| wait.length_ms(p)))
         };
         let close = self.closes.first().copied();
         let control = self.control_due();
@@ -413,8 +396,7 @@ impl Machine {
     /// The checks that need the clock, in the order of RULES §5.
     fn check_event(&self, record: &Record<'_>, event: &Event<'_>) -> Result<Ms, Reject> {
         let at = event.occurred_at;
-        if self.clock.source == Source::Append && at > record.append_ms.saturating_add(AHEAD_MS_MAX)
-        {
+        if self.clock.source == Source::Append && at > record.append_ms.saturating_add(AHEAD_MS_MAX) {
             return Err(Reject::new(
                 RejectReason::Ahead,
                 "occurred_at",
@@ -449,11 +431,7 @@ impl Machine {
             ));
         }
         if let Some(field) = event.too_large {
-            return Err(Reject::new(
-                RejectReason::TooLarge,
-                field,
-                "over the contract's size",
-            ));
+            return Err(Reject::new(RejectReason::TooLarge, field, "over the contract's size"));
         }
         Ok(now)
     }
@@ -483,8 +461,7 @@ impl Machine {
         let before = call.is_settled().then(|| self.verdict_of(slot)).flatten();
         let mut difference = std::mem::take(&mut self.difference);
         if let Some(call) = self.calls.get_mut(slot) {
-            call.evidence
-                .merge(event, shape, &mut self.names, &mut difference);
+            call.evidence.merge(event, shape, &mut self.names, &mut difference);
         }
         if new || difference.changed {
             self.digest.note(
@@ -492,14 +469,11 @@ impl Machine {
                 hash,
                 [
                     event.occurred_at as u64,
-                    u64::from(event.attempt) << 16
-                        | (event.phase as u64) << 8
-                        | event.observer as u64,
+                    u64::from(event.attempt) << 16 | (event.phase as u64) << 8 | event.observer as u64,
                 ],
             );
             for change in &difference.amounts {
-                self.digest
-                    .quantity(change.after.meter.0, change.after.nano());
+                self.digest.quantity(change.after.meter.0, change.after.nano());
             }
             match before {
                 None => self.wait(slot, record.offset),
@@ -515,8 +489,7 @@ impl Machine {
     pub(super) fn account(&mut self, id: &str) -> u32 {
         let (number, new) = self.accounts.number(id);
         if new {
-            self.digest
-                .note(Mark::Account, Accounts::hash(id), [number.into(), 0]);
+            self.digest.note(Mark::Account, Accounts::hash(id), [number.into(), 0]);
         }
         number
     }

@@ -125,10 +125,7 @@ impl Names {
             return ShapeId::NONE;
         }
         let hash = shape.hash();
-        if let Some(&n) = self
-            .by_shape
-            .find(hash, |&n| self.shapes[n as usize] == shape)
-        {
+        if let Some(&n) = self.by_shape.find(hash, |&n| self.shapes[n as usize] == shape) {
             return ShapeId(n);
         }
         let number = u32::try_from(self.shapes.len()).unwrap_or(u32::MAX);
@@ -181,9 +178,7 @@ impl Names {
 
     /// Bytes of memory, roughly.
     pub fn memory_bytes(&self) -> usize {
-        self.symbols.memory_bytes()
-            + self.shapes.capacity() * size_of::<Shape>()
-            + self.by_shape.capacity() * 5
+        self.symbols.memory_bytes() + self.shapes.capacity() * size_of::<Shape>() + self.by_shape.capacity() * 5
     }
 }
 

@@ -67,8 +67,7 @@ impl Machine {
         period.rollup = (self.rollups.len() - 1) as u16;
         // Closed, with an empty statement that isn't emitted, if its close was already due; a month whose control
         // record is out has said that nothing more comes.
-        let too_late = now >= period.close_due
-            || self.next_control.is_some_and(|next| period.month < next);
+        let too_late = now >= period.close_due || self.next_control.is_some_and(|next| period.month < next);
         if too_late {
             period.standing = Standing::Closed;
             self.remember_statement(account, period.month);
@@ -77,11 +76,8 @@ impl Machine {
             self.months.entry(period.month).or_default().open += 1;
             self.wake(period.close_due);
         }
-        self.digest.note(
-            Mark::Period,
-            account.into(),
-            [period.from as u64, period.until as u64],
-        );
+        self.digest
+            .note(Mark::Period, account.into(), [period.from as u64, period.until as u64]);
         if let Some(owner) = self.accounts.get_mut(account) {
             if at_the_end {
                 owner.periods.push(period);

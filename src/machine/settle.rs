@@ -14,6 +14,7 @@ use crate::model::limits::ROLLUP_COMBINATIONS_MAX;
 use crate::model::outcome::Class;
 use crate::model::period::{Month, Zone};
 use crate::model::quantity::Quantity;
+use crate::wire::check::timestamp;
 use crate::wire::pb;
 
 /// Where a verdict is summed.
@@ -30,10 +31,7 @@ impl Machine {
     /// The verdict that the evidence of a resident call comes to, every wait taken as over.
     pub fn verdict_of(&self, slot: Slot) -> Option<Verdict> {
         let call = self.calls.get(slot)?;
-        let correction = call
-            .corrected
-            .then(|| self.calls.corrections.get(&slot))
-            .flatten();
+        let correction = call.corrected.then(|| self.calls.corrections.get(&slot)).flatten();
         Some(verdict::verdict(
             &call.evidence,
             self.policy_of(call.policy),
@@ -171,13 +169,7 @@ impl Machine {
     }
 
     /// The rollup combination under which the period sums the call: past the limit, in log order, `other` (RULES §6).
-    fn combination(
-        &mut self,
-        account: u32,
-        month: Month,
-        rollup: u16,
-        verdict: &Verdict,
-    ) -> ShapeId {
+    fn combination(&mut self, account: u32, month: Month, rollup: u16, verdict: &Verdict) -> ShapeId {
         let Some(wanted) = self.rollups.get(usize::from(rollup)) else {
             return ShapeId::NONE;
         };
@@ -267,9 +259,9 @@ impl Machine {
             Span::Day => &mut owner.day,
             Span::Hour => &mut owner.hour,
         };
-        let order = latest.as_ref().map_or(std::cmp::Ordering::Greater, |l| {
-            (month, place).cmp(&(l.month, l.place))
-        });
+        let order = latest
+            .as_ref()
+            .map_or(std::cmp::Ordering::Greater, |l| (month, place).cmp(&(l.month, l.place)));
         match (latest, order) {
             (_, std::cmp::Ordering::Less) => self.cold.entry((account, span, month, place)),
             (latest, std::cmp::Ordering::Greater) => {
@@ -279,14 +271,11 @@ impl Machine {
                     bucket: Bucket::default(),
                 });
                 if let Some(old) = latest.replace(new) {
-                    self.cold
-                        .retire((account, span, old.month, old.place), old.bucket);
+                    self.cold.retire((account, span, old.month, old.place), old.bucket);
                 }
                 &mut latest.get_or_insert_with(Default::default).bucket
             }
-            (latest, std::cmp::Ordering::Equal) => {
-                &mut latest.get_or_insert_with(Default::default).bucket
-            }
+            (latest, std::cmp::Ordering::Equal) => &mut latest.get_or_insert_with(Default::default).bucket,
         }
     }
 
@@ -341,10 +330,7 @@ impl Machine {
     }
 
     /// Quantities by meter name, sorted by name.
-    pub(super) fn meter_quantities(
-        &self,
-        quantities: &[(crate::model::symbol::Sym, i128)],
-    ) -> Vec<pb::MeterQuantity> {
+    pub(super) fn meter_quantities(&self, quantities: &[(crate::model::symbol::Sym, i128)]) -> Vec<pb::MeterQuantity> {
         let mut named: Vec<pb::MeterQuantity> = quantities
             .iter()
             .filter(|(_, nano)| *nano != 0)
@@ -358,32 +344,17 @@ impl Machine {
     }
 }
 
-/// The instant as protobuf has it.
-pub(super) fn timestamp(at: Ms) -> prost_types::Timestamp {
-    prost_types::Timestamp {
-        seconds: at.div_euclid(1_000),
-        nanos: (at.rem_euclid(1_000) * 1_000_000) as i32,
-    }
-}
-
 fn line_key(place: &Place, verdict: &Verdict) -> LineKey {
     LineKey {
         service: verdict.bill.service,
         product: verdict.bill.product,
         dimensions: place.dimensions,
-        class: Class::of(
-            verdict.ruling.outcome,
-            verdict.ruling.billed,
-            verdict.bill.estimated,
-        ),
+        class: Class::of(verdict.ruling.outcome, verdict.ruling.billed, verdict.bill.estimated),
     }
 }
 
 /// What `after` has more (or less) of than `before`, by meter.
-fn quantity_difference(
-    before: &Verdict,
-    after: &Verdict,
-) -> SmallVec<[(crate::model::symbol::Sym, i128); 5]> {
+fn quantity_difference(before: &Verdict, after: &Verdict) -> SmallVec<[(crate::model::symbol::Sym, i128); 5]> {
     let mut difference = SmallVec::new();
     let (mut old, mut new) = (
         before.bill.quantities.iter().peekable(),

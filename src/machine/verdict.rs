@@ -180,9 +180,7 @@ fn word_endings(evidence: &Evidence, observer: Observer) -> &[Ending] {
         let head = &all[at];
         let len = all[at..]
             .iter()
-            .take_while(|e| {
-                (e.attempt, e.observer, e.scope) == (head.attempt, head.observer, head.scope)
-            })
+            .take_while(|e| (e.attempt, e.observer, e.scope) == (head.attempt, head.observer, head.scope))
             .count();
         if head.observer == observer && head.scope == Scope::Call {
             chosen = &all[at..at + len];
@@ -217,11 +215,7 @@ fn serving_attempt(evidence: &Evidence, edge_word: &[Ending]) -> u8 {
             .map(|e| word_of(e, false))
             .max()
             .unwrap_or(Word::Silent);
-        let candidate = (
-            own != Word::Failed,
-            evidence.progress(label.attempt),
-            label.attempt,
-        );
+        let candidate = (own != Word::Failed, evidence.progress(label.attempt), label.attempt);
         best = best.max(Some(candidate));
     }
     best.map_or(0, |(_, _, number)| number)
@@ -303,8 +297,8 @@ impl Facts<'_> {
     /// Rows 4–17: one cause of the edge's word, judged alone.
     fn judge_edge(&self, ending: &Ending) -> Row {
         let arrival = Wait::Arrival;
-        let upstream_failed = self.upstream == Word::Failed
-            || (ending.upstream_status >= 400 && ending.upstream_status != 499);
+        let upstream_failed =
+            self.upstream == Word::Failed || (ending.upstream_status >= 400 && ending.upstream_status != 499);
         match normalised(ending, false) {
             Cause::Rejected => failed(4, rejected_reason(ending), arrival),
             Cause::UpstreamError => failed(5, upstream_error_reason(ending), arrival),
@@ -356,12 +350,8 @@ impl Facts<'_> {
                     gone(15, Reason::GoneUnproven, policy.bill_empty_disconnect, Wait::Grace)
                 }
             }
-            Progress::Forwarded => {
-                gone(16, Reason::GoneUnproven, policy.bill_unproven, Wait::Grace)
-            }
-            Progress::NotForwarded | Progress::Unknown => {
-                gone(17, Reason::GoneBeforeAccept, false, Wait::Grace)
-            }
+            Progress::Forwarded => gone(16, Reason::GoneUnproven, policy.bill_unproven, Wait::Grace),
+            Progress::NotForwarded | Progress::Unknown => gone(17, Reason::GoneBeforeAccept, false, Wait::Grace),
         }
     }
 
@@ -383,21 +373,13 @@ impl Facts<'_> {
 
     fn task_cancelled(&self) -> Row {
         let billed = self.policy.bill_cancelled_task;
-        let outcome = if billed {
-            Outcome::Disconnected
-        } else {
-            Outcome::Failed
-        };
+        let outcome = if billed { Outcome::Disconnected } else { Outcome::Failed };
         (2, outcome, Reason::TaskCancelled, billed, Wait::Arrival)
     }
 
     /// Rows 18 and 19, when the edge is silent.
     fn judge_silence(&self, task: bool) -> Row {
-        let wait = if task {
-            Wait::TaskDeadline
-        } else {
-            Wait::CallDeadline
-        };
+        let wait = if task { Wait::TaskDeadline } else { Wait::CallDeadline };
         if self.upstream != Word::Completed {
             return failed(19, Reason::Unresolved, wait);
         }
@@ -419,9 +401,7 @@ fn rejected_reason(ending: &Ending) -> Reason {
 
 fn upstream_error_reason(ending: &Ending) -> Reason {
     let overloaded = |status| matches!(status, 503 | 529);
-    if overloaded(ending.client_status)
-        || overloaded(ending.upstream_status)
-        || ending.error == names::OVERLOADED_ERROR
+    if overloaded(ending.client_status) || overloaded(ending.upstream_status) || ending.error == names::OVERLOADED_ERROR
     {
         Reason::Overloaded
     } else if (200..=299).contains(&ending.upstream_status) {
@@ -497,9 +477,12 @@ fn rule_evidence(evidence: &Evidence, policy: &Policy) -> Ruling {
 fn judge_task(facts: &Facts<'_>, edge: &[Ending]) -> Option<(Row, Ms)> {
     let mut word = Word::Silent;
     let mut at = Ms::MAX;
-    for ending in facts.evidence.endings.iter().filter(|e| {
-        e.scope == Scope::Call && e.observer != Observer::Edge && facts.counts(e.attempt)
-    }) {
+    for ending in facts
+        .evidence
+        .endings
+        .iter()
+        .filter(|e| e.scope == Scope::Call && e.observer != Observer::Edge && facts.counts(e.attempt))
+    {
         let this = word_of(ending, true);
         if this > word {
             (word, at) = (this, ending.at);
@@ -550,9 +533,7 @@ pub fn rule(evidence: &Evidence, policy: &Policy, correction: Option<&Correction
 pub fn best_amounts(evidence: &Evidence, serving: u8) -> SmallVec<[Amount; 5]> {
     let mut best: SmallVec<[Amount; 5]> = SmallVec::new();
     for amount in &evidence.amounts {
-        if (amount.attempt != serving && amount.attempt != 0)
-            || amount.provenance == Provenance::Reserved
-        {
+        if (amount.attempt != serving && amount.attempt != 0) || amount.provenance == Provenance::Reserved {
             continue;
         }
         match best.iter_mut().find(|b| b.meter == amount.meter) {
@@ -571,12 +552,7 @@ pub fn best_amounts(evidence: &Evidence, serving: u8) -> SmallVec<[Amount; 5]> {
 pub const ONE_REQUEST: i128 = 1_000_000_000;
 
 /// Labels and quantities of a ruling.
-pub fn bill(
-    evidence: &Evidence,
-    ruling: &Ruling,
-    correction: Option<&Correction>,
-    names: &Names,
-) -> Bill {
+pub fn bill(evidence: &Evidence, ruling: &Ruling, correction: Option<&Correction>, names: &Names) -> Bill {
     let serving = ruling.serving;
     let greatest = |a, b| names.symbols.greatest(a, b);
     let mut bill = Bill {
@@ -585,14 +561,11 @@ pub fn bill(
     };
     // Nearly always all events name one shape.
     let first = evidence.labels.first().map_or_else(Default::default, |l| l.any);
-    let uniform = evidence
-        .labels
-        .iter()
-        .all(|l| {
-            l.any == first
-                && (l.ended == first || l.ended == names::ShapeId::NONE)
-                && (l.attempt == serving || l.attempt == 0)
-        });
+    let uniform = evidence.labels.iter().all(|l| {
+        l.any == first
+            && (l.ended == first || l.ended == names::ShapeId::NONE)
+            && (l.attempt == serving || l.attempt == 0)
+    });
     if uniform {
         let shape = names.of(first);
         bill.service = shape.service;
@@ -648,12 +621,7 @@ pub fn bill(
 }
 
 /// Ruling and bill together.
-pub fn verdict(
-    evidence: &Evidence,
-    policy: &Policy,
-    correction: Option<&Correction>,
-    names: &Names,
-) -> Verdict {
+pub fn verdict(evidence: &Evidence, policy: &Policy, correction: Option<&Correction>, names: &Names) -> Verdict {
     let ruling = rule(evidence, policy, correction);
     let bill = bill(evidence, &ruling, correction, names);
     Verdict { ruling, bill }

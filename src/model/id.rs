@@ -153,9 +153,7 @@ impl CallId {
     /// Whether it is the same id.
     pub fn is(&self, key: &CallKey<'_>) -> bool {
         match (self, key) {
-            (Self::Uuid(a), CallKey::Uuid(b)) | (Self::Ulid(a), CallKey::Ulid(b)) => {
-                u128::from_be_bytes(*a) == *b
-            }
+            (Self::Uuid(a), CallKey::Uuid(b)) | (Self::Ulid(a), CallKey::Ulid(b)) => u128::from_be_bytes(*a) == *b,
             (Self::Text(a), CallKey::Text(b)) => a.as_ref() == *b,
             _ => false,
         }

@@ -79,11 +79,7 @@ pub struct Reject {
 
 impl Reject {
     /// A rejection that blames `field`.
-    pub fn new(
-        reason: RejectReason,
-        field: impl Into<Cow<'static, str>>,
-        detail: impl Into<String>,
-    ) -> Self {
+    pub fn new(reason: RejectReason, field: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
         Self {
             reason,
             field: field.into(),

@@ -2,10 +2,8 @@
 //!
 //! Numbers are given in the order of first use in the log, so they are equal wherever the same log is folded.
 
-use std::hash::{BuildHasher, BuildHasherDefault};
-
 use hashbrown::HashTable;
-use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// A name's number; 0 is the empty name, "not given".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,17 +16,6 @@ impl Sym {
     /// Whether it is the empty name.
     pub const fn is_none(self) -> bool {
         self.0 == 0
-    }
-}
-
-/// Hashes that don't differ between processes.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct StableHash(BuildHasherDefault<Xxh3Default>);
-
-impl BuildHasher for StableHash {
-    type Hasher = Xxh3Default;
-    fn build_hasher(&self) -> Self::Hasher {
-        self.0.build_hasher()
     }
 }
 
@@ -57,10 +44,7 @@ impl Symbols {
             return Sym::NONE;
         }
         let hash = xxh3_64(name.as_bytes());
-        if let Some(&number) = self
-            .by_name
-            .find(hash, |&n| self.names[n as usize].as_ref() == name)
-        {
+        if let Some(&number) = self.by_name.find(hash, |&n| self.names[n as usize].as_ref() == name) {
             return Sym(number);
         }
         // 4 G names of one byte are 4 GiB: memory ends before the numbers do.
@@ -79,9 +63,7 @@ impl Symbols {
             return Some(Sym::NONE);
         }
         self.by_name
-            .find(xxh3_64(name.as_bytes()), |&n| {
-                self.names[n as usize].as_ref() == name
-            })
+            .find(xxh3_64(name.as_bytes()), |&n| self.names[n as usize].as_ref() == name)
             .map(|&n| Sym(n))
     }
 
@@ -92,11 +74,7 @@ impl Symbols {
 
     /// The one whose name is the greater string.
     pub fn greatest(&self, a: Sym, b: Sym) -> Sym {
-        if a == b || self.name(a) >= self.name(b) {
-            a
-        } else {
-            b
-        }
+        if a == b || self.name(a) >= self.name(b) { a } else { b }
     }
 
     /// How many names there are, the empty one included.

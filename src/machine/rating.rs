@@ -1,0 +1,232 @@
+//! Usage to money (RULES §7): aggregated quantities per price, rounded once per line.
+
+use std::collections::BTreeMap;
+
+use rust_decimal::Decimal;
+
+use crate::model::Ms;
+use crate::model::money::Currency;
+use crate::model::outcome::Class;
+use crate::model::period::Day;
+use crate::model::quantity::Quantity;
+use crate::model::rate_card::{CardsView, Price};
+use crate::wire::pb;
+
+/// One day's sum, as the rates see it.
+#[derive(Clone, Copy, Debug)]
+pub struct DayUsage<'a> {
+    /// The account's local day.
+    pub day: Day,
+    /// Its first instant.
+    pub day_start_ms: Ms,
+    /// The interface.
+    pub service: &'a str,
+    /// What is priced.
+    pub product: &'a str,
+    /// What is counted.
+    pub meter: &'a str,
+    /// Unbilled usage is not rated.
+    pub class: Class,
+    /// Values of the rollup dimensions.
+    pub dimensions: &'a [String],
+    /// How much.
+    pub quantity: Quantity,
+}
+
+/// A line is one product, meter and price, with the service where the price names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LineKey {
+    /// What is priced.
+    pub product: String,
+    /// What is counted.
+    pub meter: String,
+    /// Empty: the line spans services.
+    pub service: String,
+    /// For `per` units, without trailing zeros.
+    pub unit_price: Decimal,
+    /// 1, 1,000 or 1,000,000.
+    pub per: u64,
+}
+
+/// Service, product, meter, class, dimensions.
+type RowKey = (String, String, String, Class, Vec<String>);
+
+/// One rated line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// What it prices.
+    pub key: LineKey,
+    /// Summed over days, services, classes and dimensions.
+    pub quantity: Quantity,
+    /// Unrounded; `None` if it can't be expressed.
+    pub exact: Option<Decimal>,
+    /// Rounded once, half-even; `None` if it can't be expressed.
+    pub amount: Option<Decimal>,
+    rows: BTreeMap<RowKey, Quantity>,
+}
+
+/// A period at its prices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rated {
+    /// By key.
+    pub lines: Vec<Line>,
+    /// Sum of the lines' rounded amounts.
+    pub total: Decimal,
+    unpriced: BTreeMap<RowKey, Quantity>,
+}
+
+/// What a closed period's line owes beyond what was stated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdjustmentLine {
+    /// The line.
+    pub key: LineKey,
+    /// More (or less) of it.
+    pub quantity: Quantity,
+    /// More (or less) money.
+    pub amount: Decimal,
+}
+
+/// `quantity / per × price`, exactly; `None` where 96 bits don't hold it.
+fn amount_of(quantity: Quantity, price: Decimal, per: u64) -> Option<Decimal> {
+    let quantity = quantity.to_decimal()?;
+    let product = quantity.checked_mul(price)?;
+    if !product.is_zero() && product.scale() < quantity.scale() + price.scale() {
+        return None; // rust_decimal has rounded
+    }
+    let per_places = per.checked_ilog10().unwrap_or(0);
+    Decimal::try_from_i128_with_scale(product.mantissa(), product.scale() + per_places).ok()
+}
+
+/// Rates a period's usage with the cards that hold for it.
+pub fn rate(usage: Vec<DayUsage<'_>>, cards: CardsView<'_>, currency: Currency) -> Rated {
+    let mut lines: BTreeMap<LineKey, BTreeMap<RowKey, Quantity>> = BTreeMap::new();
+    let mut unpriced = BTreeMap::new();
+    for row in usage.into_iter().filter(|r| r.class.is_billed() && r.quantity.0 != 0) {
+        let price = cards.price(row.day_start_ms, row.service, row.product, row.meter, currency);
+        let rows = match price {
+            Some(price) => lines.entry(line_key(&row, price)).or_default(),
+            None => &mut unpriced,
+        };
+        let key = (
+            row.service.to_owned(),
+            row.product.to_owned(),
+            row.meter.to_owned(),
+            row.class,
+            row.dimensions.to_vec(),
+        );
+        let sum: &mut Quantity = rows.entry(key).or_default();
+        sum.0 = sum.0.saturating_add(row.quantity.0);
+    }
+    let mut rated = Rated::default();
+    for (key, mut rows) in lines {
+        rows.retain(|_, q| q.0 != 0);
+        let quantity = Quantity(rows.values().fold(0, |sum: i128, q| sum.saturating_add(q.0)));
+        if quantity.0 == 0 {
+            continue;
+        }
+        let exact = amount_of(quantity, key.unit_price, key.per);
+        let amount = exact.map(|a| currency.round_half_even(a));
+        // A line that would overflow the total carries the error, as one that overflows by itself.
+        let total = amount.and_then(|a| rated.total.checked_add(a));
+        if let Some(total) = total {
+            rated.total = total;
+        }
+        rated.lines.push(Line {
+            key,
+            quantity,
+            exact: exact.filter(|_| total.is_some()),
+            amount: amount.filter(|_| total.is_some()),
+            rows,
+        });
+    }
+    unpriced.retain(|_, q| q.0 != 0);
+    rated.unpriced = unpriced;
+    rated
+}
+
+fn line_key(row: &DayUsage<'_>, price: &Price) -> LineKey {
+    LineKey {
+        product: row.product.to_owned(),
+        meter: row.meter.to_owned(),
+        service: price.service.clone(),
+        unit_price: price.amount,
+        per: price.per,
+    }
+}
+
+fn usage_rows(rows: &BTreeMap<RowKey, Quantity>) -> Vec<pb::UsageRow> {
+    rows.iter()
+        .map(
+            |((service, product, meter, class, dimensions), quantity)| pb::UsageRow {
+                service: service.clone(),
+                product: product.clone(),
+                meter: meter.clone(),
+                class: class.as_str().to_owned(),
+                quantity: quantity.to_string(),
+                dimensions: dimensions.clone(),
+            },
+        )
+        .collect()
+}
+
+impl Line {
+    /// In the words of the contract.
+    pub fn to_contract(&self) -> pb::StatementLine {
+        pb::StatementLine {
+            rows: usage_rows(&self.rows),
+            ..super::close::statement_line(&self.key, self.quantity, self.amount)
+        }
+    }
+}
+
+impl Rated {
+    /// What the lines say, as a closed period remembers it.
+    pub fn stated(&self) -> BTreeMap<LineKey, (Quantity, Decimal)> {
+        self.lines
+            .iter()
+            .map(|l| (l.key.clone(), (l.quantity, l.amount.unwrap_or_default())))
+            .collect()
+    }
+
+    /// Billed usage that no price was found for.
+    pub fn unpriced_rows(&self) -> Vec<pb::UsageRow> {
+        usage_rows(&self.unpriced)
+    }
+}
+
+/// What a period rated as now known owes beyond what was stated, line by line.
+pub fn difference(rated: &Rated, stated: &BTreeMap<LineKey, (Quantity, Decimal)>) -> Vec<AdjustmentLine> {
+    let mut owed: BTreeMap<&LineKey, (Quantity, Decimal)> =
+        stated.iter().map(|(k, (q, a))| (k, (Quantity(-q.0), -*a))).collect();
+    for line in &rated.lines {
+        let entry = owed.entry(&line.key).or_default();
+        entry.0.0 = entry.0.0.saturating_add(line.quantity.0);
+        let amount = line.amount.unwrap_or_default();
+        entry.1 = entry.1.checked_add(amount).unwrap_or(amount);
+    }
+    owed.into_iter()
+        .filter(|(_, (quantity, amount))| quantity.0 != 0 || !amount.is_zero())
+        .map(|(key, (quantity, amount))| AdjustmentLine {
+            key: key.clone(),
+            quantity,
+            amount,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_exact_or_refused() {
+        let price: Decimal = "0.15".parse().unwrap_or_default();
+        let tokens = Quantity::from_parts(1_234_567, 0);
+        assert_eq!(
+            amount_of(tokens, price, 1_000_000).map(|a| a.to_string()).as_deref(),
+            Some("0.18518505")
+        );
+        assert_eq!(amount_of(Quantity(i128::MAX / 4), price, 1), None);
+        assert_eq!(amount_of(Quantity(0), price, 1).map(|a| a.is_zero()), Some(true));
+    }
+}

@@ -1,0 +1,101 @@
+//! One record of the log: its kind and what its bytes say.
+
+use prost::Message;
+
+use super::{control, json, pb, protobuf};
+use crate::model::Ms;
+use crate::model::event::Event;
+use crate::model::limits::RECORD_BYTES_MAX;
+use crate::model::reject::Reject;
+
+/// What kind of record it is: on Kafka the header `reckon-record`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// From a gateway.
+    Event = 0,
+    /// Only moves the clock.
+    Tick = 1,
+    /// From the operator.
+    Control = 2,
+    /// The first record of a partition.
+    Genesis = 3,
+}
+
+impl Kind {
+    /// By its number.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Event),
+            1 => Some(Self::Tick),
+            2 => Some(Self::Control),
+            3 => Some(Self::Genesis),
+            _ => None,
+        }
+    }
+
+    /// The header's text.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Tick => "tick",
+            Self::Control => "control",
+            Self::Genesis => "genesis",
+        }
+    }
+}
+
+/// What one record says, decoded; `Err` is what the decoder rejected.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// From a gateway.
+    Event(Result<Event<'a>, Reject>),
+    /// The owner's wall time, or a history's.
+    Tick(Result<Ms, Reject>),
+    /// From the operator.
+    Control(Result<Box<pb::Control>, Reject>),
+    /// The first record; folded before, says nothing more.
+    Genesis,
+}
+
+/// Whether the bytes are JSON: the first is `{` (contract).
+pub fn is_json(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&b'{')
+}
+
+/// Decodes an event in either form. `scratch` holds what JSON is turned into.
+pub fn decode_event<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<Event<'a>, Reject> {
+    if !is_json(bytes) {
+        return protobuf::decode(bytes);
+    }
+    let read = json::decode(bytes)?;
+    scratch.clear();
+    // A growing Vec takes any message.
+    let _ = read.event.encode(scratch);
+    let mut event = protobuf::decode(scratch).map_err(|reject| read.explain(reject))?;
+    event.unknown_fields = u32::try_from(read.unknown_fields.len()).unwrap_or(u32::MAX);
+    if bytes.len() > RECORD_BYTES_MAX {
+        event.too_large = Some("record");
+    }
+    Ok(event)
+}
+
+/// Decodes a record.
+pub fn decode<'a>(kind: Kind, bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Input<'a> {
+    match kind {
+        Kind::Event => Input::Event(decode_event(bytes, scratch)),
+        Kind::Tick => Input::Tick(protobuf::decode_tick(bytes)),
+        Kind::Control => Input::Control(control::decode(bytes).map(Box::new)),
+        Kind::Genesis => Input::Genesis,
+    }
+}
+
+/// The account an event names, however broken the rest of it is.
+pub fn account_of(bytes: &[u8]) -> Option<String> {
+    if is_json(bytes) {
+        let read = json::decode(bytes).ok()?;
+        Some(read.event.account_id).filter(|a| !a.is_empty())
+    } else {
+        protobuf::account_of(bytes).map(str::to_owned)
+    }
+}
