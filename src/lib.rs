@@ -1,4 +1,6 @@
 //! Reckon.
 pub mod machine;
 pub mod model;
+#[cfg(feature = "store")]
+pub mod store;
 pub mod wire;

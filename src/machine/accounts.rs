@@ -76,7 +76,10 @@ pub struct Account {
     pub day: Option<Box<Latest>>,
     /// The latest hour with usage.
     pub hour: Option<Box<Latest>>,
+    /// Latest buckets changed since they were last written.
     dirty: bool,
+    /// Anything else changed since it was last written.
+    row_dirty: bool,
 }
 
 impl Account {
@@ -128,6 +131,7 @@ impl Accounts {
             day: None,
             hour: None,
             dirty: false,
+            row_dirty: true,
         };
         (self.push(account), true)
     }
@@ -159,6 +163,7 @@ impl Accounts {
             day,
             hour,
             dirty: false,
+            row_dirty: false,
         });
         self.take_dirty();
         number
@@ -182,7 +187,15 @@ impl Accounts {
     /// The account of that number, to change; its row will be written.
     pub fn get_mut(&mut self, number: u32) -> Option<&mut Account> {
         self.mark_dirty(number);
-        self.all.get_mut(number as usize)
+        let account = self.all.get_mut(number as usize)?;
+        account.row_dirty = true;
+        Some(account)
+    }
+
+    /// The account's latest day and hour, to change; they will be written.
+    pub fn latest_mut(&mut self, number: u32) -> Option<(&mut Option<Box<Latest>>, &mut Option<Box<Latest>>)> {
+        self.mark_dirty(number);
+        self.all.get_mut(number as usize).map(|a| (&mut a.day, &mut a.hour))
     }
 
     /// All, by number.
@@ -199,15 +212,20 @@ impl Accounts {
         }
     }
 
-    /// Accounts changed since this was last asked, each once, in the order of their first change.
-    pub fn take_dirty(&mut self) -> Vec<u32> {
+    /// Accounts changed since this was last asked, each once, in the order of their first change; and whether more than the
+    /// latest buckets changed.
+    pub fn take_dirty(&mut self) -> Vec<(u32, bool)> {
         let dirty = std::mem::take(&mut self.dirty);
-        for &number in &dirty {
-            if let Some(account) = self.all.get_mut(number as usize) {
-                account.dirty = false;
-            }
-        }
         dirty
+            .into_iter()
+            .map(|number| {
+                let row = self.all.get_mut(number as usize).is_some_and(|account| {
+                    account.dirty = false;
+                    std::mem::take(&mut account.row_dirty)
+                });
+                (number, row)
+            })
+            .collect()
     }
 
     /// The profile's number, given now if it has none.

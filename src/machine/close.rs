@@ -68,13 +68,13 @@ impl Machine {
     /// The first control record to come is that of the month that hasn't ended everywhere yet.
     pub(super) fn start_controls(&mut self, now: Ms) {
         let month = period::month_in_utc_minus_12(now);
-        self.next_control = Some(month);
+        self.controls = Some((month, month));
         self.wake(Ms::MIN);
     }
 
     /// When the next control record is due, if no account of its month is still open or held.
     pub(super) fn control_due(&self) -> Option<Ms> {
-        let month = self.next_control?;
+        let (_, month) = self.controls?;
         let open = self.months.get(&month).is_some_and(|t| t.open > 0);
         (!open).then(|| period::end_of_month_utc_minus_12(month).saturating_add(self.policy().close_grace_ms))
     }
@@ -249,8 +249,9 @@ impl Machine {
             && let Some(period) = owner.periods.iter_mut().rfind(|p| p.month == month)
         {
             period.standing = Standing::Closed;
-            if owner.hour.as_ref().is_some_and(|l| l.month == month) {
-                owner.hour = None;
+            // Emptied, not taken away: what is older than the latest hour must not become the latest again.
+            if let Some(hour) = owner.hour.as_mut().filter(|l| l.month == month) {
+                hour.bucket = Bucket::default();
             }
         }
         self.cold.drop_hours(account, month);
@@ -337,11 +338,11 @@ impl Machine {
 
     /// Puts out a month's control record: what a consumer must have from this partition, also when it is nothing.
     pub(super) fn close_month(&mut self) {
-        let Some(month) = self.next_control else {
+        let Some((first, month)) = self.controls else {
             return;
         };
         let tally = self.months.remove(&month).unwrap_or_default();
-        self.next_control = Some(month.next());
+        self.controls = Some((first, month.next()));
         let quantities: Vec<(Sym, i128)> = tally.quantities.into_iter().collect();
         let control = pb::PeriodControl {
             period: month.to_string(),

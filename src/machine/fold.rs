@@ -128,8 +128,8 @@ pub struct Machine {
     pub notices: BTreeSet<(Ms, u32, Month)>,
     /// Sums over the partition's accounts, by month; those whose control record is out are gone.
     pub months: BTreeMap<Month, MonthTally>,
-    /// The month whose control record is out next.
-    pub next_control: Option<Month>,
+    /// First month that the partition puts out a control record for, and the next one to come.
+    pub controls: Option<(Month, Month)>,
     /// Periods closed since the last commit: their hours are dropped.
     pub hours_over: Vec<(u32, Month)>,
     /// Decided outputs.
@@ -175,7 +175,7 @@ impl Machine {
             adjustments_dirty: BTreeSet::new(),
             notices: BTreeSet::new(),
             months: BTreeMap::new(),
-            next_control: None,
+            controls: None,
             hours_over: Vec::new(),
             outputs: Outputs::default(),
             digest: Digest::default(),
@@ -206,6 +206,18 @@ impl Machine {
     /// Log time, or the epoch in a log that has none yet.
     pub fn now(&self) -> Ms {
         self.clock.now.unwrap_or(0)
+    }
+
+    /// After everything has been put back: all timers are looked at anew.
+    pub(crate) fn restored(&mut self) {
+        self.next_due = Ms::MIN;
+    }
+
+    /// Lets go of what the store holds too. Only between records, or where [`Machine::advance`] said there is more.
+    pub fn evict(&mut self) {
+        self.cold.evict_clean();
+        self.closed.clear();
+        self.loaded.clear();
     }
 
     /// Says that a period's days and statement are in memory.

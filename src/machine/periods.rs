@@ -67,7 +67,10 @@ impl Machine {
         period.rollup = (self.rollups.len() - 1) as u16;
         // Closed, with an empty statement that isn't emitted, if its close was already due; a month whose control
         // record is out has said that nothing more comes.
-        let too_late = now >= period.close_due || self.next_control.is_some_and(|next| period.month < next);
+        let too_late = now >= period.close_due
+            || self
+                .controls
+                .is_some_and(|(first, next)| (first..next).contains(&period.month));
         if too_late {
             period.standing = Standing::Closed;
             self.remember_statement(account, period.month);

@@ -66,12 +66,29 @@ impl Machine {
             self.settle(slot);
             return;
         }
+        self.enqueue(slot, ruling.wait, waits_until, open_until);
+    }
+
+    fn enqueue(&mut self, slot: Slot, wait: verdict::Wait, waits_until: Ms, open_until: Ms) {
         if open_until < waits_until {
-            self.calls.enqueue_capped(slot, due);
+            self.calls.enqueue_capped(slot, open_until);
         } else {
-            self.calls.enqueue(slot, Queue::Waiting(ruling.wait));
+            self.calls.enqueue(slot, Queue::Waiting(wait));
         }
-        self.wake(due);
+        self.wake(open_until.min(waits_until));
+    }
+
+    /// Puts an open call that was restored back where it waited. Calls come in the order of their last changes.
+    pub(crate) fn requeue(&mut self, slot: Slot) {
+        let Some(call) = self.calls.get(slot) else {
+            return;
+        };
+        let correction = self.calls.corrections.get(&slot).map(AsRef::as_ref);
+        let policy = self.policy_of(call.policy);
+        let ruling = verdict::rule(&call.evidence, policy, correction);
+        let waits_until = call.changed.saturating_add(ruling.wait.length_ms(policy));
+        let open_until = call.since.saturating_add(policy.max_open_ms);
+        self.enqueue(slot, ruling.wait, waits_until, open_until);
     }
 
     /// Gives an open call its verdict, now.
@@ -252,12 +269,12 @@ impl Machine {
 
     /// The bucket to add to: the account's latest of its kind, or a colder one.
     fn bucket(&mut self, account: u32, span: Span, month: Month, place: i32) -> &mut Bucket {
-        let Some(owner) = self.accounts.get_mut(account) else {
+        let Some((day, hour)) = self.accounts.latest_mut(account) else {
             return self.cold.entry((account, span, month, place));
         };
         let latest = match span {
-            Span::Day => &mut owner.day,
-            Span::Hour => &mut owner.hour,
+            Span::Day => day,
+            Span::Hour => hour,
         };
         let order = latest
             .as_ref()

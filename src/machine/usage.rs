@@ -174,6 +174,14 @@ impl ColdBuckets {
         }
     }
 
+    /// Says that the store holds nothing more of an account's period than what [`ColdBuckets::fill`] has brought.
+    pub fn make_whole(&mut self, account: u32, month: Month) {
+        let range = (account, Span::Day, month, i32::MIN)..=(account, Span::Day, month, i32::MAX);
+        for (_, bucket) in self.buckets.range_mut(range) {
+            bucket.partial = false;
+        }
+    }
+
     /// The days of one account's period that are in memory.
     pub fn days(&self, account: u32, month: Month) -> impl Iterator<Item = (i32, &Bucket)> {
         self.buckets

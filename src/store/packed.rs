@@ -47,12 +47,7 @@ const REVISED: u8 = 8;
 const OPEN: u8 = 16;
 
 /// Writes a call's two streams.
-pub fn write_call(
-    call: &Call,
-    correction: Option<&Correction>,
-    pattern: &mut Writer,
-    values: &mut Writer,
-) {
+pub fn write_call(call: &Call, correction: Option<&Correction>, pattern: &mut Writer, values: &mut Writer) {
     let evidence = &call.evidence;
     values.uint(call.account.into());
     let form = match &call.id {
@@ -179,11 +174,7 @@ pub fn read_call(pattern: &mut Reader<'_>, values: &mut Reader<'_>) -> Result<Pa
         evidence.endings.push(Ending {
             attempt,
             observer: named(who & 3, Observer::from_number, pattern)?,
-            scope: if who & 4 == 0 {
-                Scope::Call
-            } else {
-                Scope::Attempt
-            },
+            scope: if who & 4 == 0 { Scope::Call } else { Scope::Attempt },
             cause: named(who >> 4, Cause::from_number, pattern)?,
             progress: named(how & 15, Progress::from_number, pattern)?,
             end_marker: named(how >> 4, EndMarker::from_number, pattern)?,
@@ -288,8 +279,7 @@ impl BlockWriter {
             }
         };
         let number_bytes = if number < 0x80 { 1 } else { 2 };
-        self.calls
-            .uint((self.values.bytes.len() + number_bytes) as u64);
+        self.calls.uint((self.values.bytes.len() + number_bytes) as u64);
         self.calls.uint(number.into());
         self.calls.bytes.extend_from_slice(&self.values.bytes);
         self.remembered_until = if self.count == 0 {
@@ -358,14 +348,8 @@ impl<'a> Block<'a> {
 
     fn read(&self, number: u16, values: &[u8]) -> Result<Packed, Damaged> {
         let values = Reader::new(values, "settled call");
-        let pattern = self
-            .patterns
-            .get(usize::from(number))
-            .ok_or(values.damaged())?;
-        let mut packed = read_call(
-            &mut Reader::new(pattern, "pattern of settled calls"),
-            &mut { values },
-        )?;
+        let pattern = self.patterns.get(usize::from(number)).ok_or(values.damaged())?;
+        let mut packed = read_call(&mut Reader::new(pattern, "pattern of settled calls"), &mut { values })?;
         packed.call.queue = Queue::None;
         Ok(packed)
     }
@@ -396,9 +380,7 @@ impl<'a> Block<'a> {
 
     /// All calls in the order in which they were packed.
     pub fn calls(&self) -> impl Iterator<Item = Result<Packed, Damaged>> {
-        self.calls
-            .iter()
-            .map(|&(number, values)| self.read(number, values))
+        self.calls.iter().map(|&(number, values)| self.read(number, values))
     }
 }
 

@@ -1,0 +1,278 @@
+//! One commit is one `WriteBatch`: whatever the fold changed since the last one.
+
+use rocksdb::WriteBatch;
+
+use super::bytes::Writer;
+use super::keys::{self, CF_OPEN, Meta, Rule, table};
+use super::packed::write_call;
+use super::rocks::{Rocks, StoreError};
+use super::shelf::Shelf;
+use super::state;
+use super::values::{self, Stored};
+use crate::machine::calls::PAGE_SLOTS;
+use crate::machine::fold::Machine;
+use crate::machine::names::Names;
+use crate::machine::output::{Output, Topic};
+use crate::machine::usage::{Bucket, BucketKey, Span};
+use crate::model::Ms;
+use crate::model::period::{self, Month, Zone};
+
+/// Months for which closed usage and statements are kept (RULES §6, `history`).
+const HISTORY_MONTHS: u32 = 25;
+
+/// What the store holds already of lists that only grow.
+#[derive(Clone, Copy, Debug)]
+pub struct Written {
+    pub(super) symbols: usize,
+    pub(super) shapes: usize,
+    pub(super) policies: usize,
+    pub(super) rollups: usize,
+    pub(super) cards: usize,
+    pub(super) profiles: usize,
+}
+
+impl Written {
+    /// What a machine holds that was loaded a moment ago.
+    pub fn of(machine: &Machine) -> Self {
+        Self {
+            symbols: machine.names.symbols.len(),
+            shapes: machine.names.shapes_len(),
+            policies: machine.policies.len(),
+            rollups: machine.rollups.len(),
+            cards: machine.cards.all().len(),
+            profiles: machine.accounts.profiles().len(),
+        }
+    }
+
+    /// What a new store holds: nothing but what every machine has.
+    pub fn nothing() -> Self {
+        Self {
+            symbols: Names::FIXED_SYMBOLS,
+            shapes: 1,
+            policies: 0,
+            rollups: 0,
+            cards: 0,
+            profiles: 0,
+        }
+    }
+}
+
+/// Bytes of one commit by what they are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommitBytes {
+    /// Packed calls and their hashes.
+    pub settled: u64,
+    /// Pages of calls that aren't packed.
+    pub open: u64,
+    /// Accounts and usage.
+    pub totals: u64,
+    /// Outbox.
+    pub outbox: u64,
+    /// Everything.
+    pub all: u64,
+}
+
+/// Adds everything that changed to `batch`. `delivered` are outbox rows that are known to be out.
+pub fn fill(
+    rocks: &Rocks,
+    machine: &mut Machine,
+    shelf: &mut Shelf,
+    written: &mut Written,
+    outputs: &[Output],
+    delivered: &[(Topic, u64)],
+    flushed_forget_line: Ms,
+) -> Result<(WriteBatch, CommitBytes), StoreError> {
+    let mut batch = WriteBatch::default();
+    let mut bytes = CommitBytes::default();
+    let mut since = 0u64;
+    let mut part = |batch: &WriteBatch| {
+        let now = batch.size_in_bytes() as u64;
+        now - std::mem::replace(&mut since, now)
+    };
+    names(machine, written, &mut batch);
+    rules(machine, written, &mut batch);
+    ledger(machine, &mut batch);
+    part(&batch);
+    accounts(machine, &mut batch);
+    buckets(rocks, machine, &mut batch)?;
+    closed(machine, &mut batch);
+    bytes.totals = part(&batch);
+    open_pages(rocks, machine, &mut batch)?;
+    bytes.open = part(&batch);
+    let tail = shelf.commit(rocks, &mut batch, flushed_forget_line)?;
+    batch.put([table::TAIL_BLOCK], tail);
+    bytes.settled = part(&batch);
+    for output in outputs {
+        let mut row = Vec::with_capacity(output.body.len() + 16);
+        row.extend_from_slice(&output.chain.to_le_bytes());
+        row.extend_from_slice(&output.body);
+        batch.put(keys::outbox(output.topic as u8, output.sequence), row);
+    }
+    for &(topic, sequence) in delivered {
+        batch.delete(keys::outbox(topic as u8, sequence));
+    }
+    bytes.outbox = part(&batch);
+    batch.put(keys::meta(Meta::CallsChunk), &machine.outputs.calls);
+    let state = state::write(machine, shelf.next_block(), shelf.oldest_block());
+    batch.put(keys::meta(Meta::State), state);
+    bytes.all = batch.size_in_bytes() as u64;
+    Ok((batch, bytes))
+}
+
+fn names(machine: &Machine, written: &mut Written, batch: &mut WriteBatch) {
+    for name in machine.names.symbols.since(written.symbols) {
+        batch.put(keys::numbered(table::SYMBOL, written.symbols as u32), name);
+        written.symbols += 1;
+    }
+    for shape in machine.names.shapes_since(written.shapes) {
+        batch.put(keys::numbered(table::SHAPE, written.shapes as u32), shape.to_bytes());
+        written.shapes += 1;
+    }
+}
+
+fn list<T: Stored>(all: &[T], written: &mut usize, kind: Rule, batch: &mut WriteBatch) {
+    for value in all.iter().skip(*written) {
+        batch.put(keys::rule(kind, *written as u32), value.to_bytes());
+        *written += 1;
+    }
+}
+
+fn rules(machine: &Machine, written: &mut Written, batch: &mut WriteBatch) {
+    list(&machine.policies, &mut written.policies, Rule::Policy, batch);
+    list(machine.cards.all(), &mut written.cards, Rule::Card, batch);
+    list(&machine.rollups, &mut written.rollups, Rule::Rollup, batch);
+    list(machine.accounts.profiles(), &mut written.profiles, Rule::Profile, batch);
+}
+
+fn ledger(machine: &mut Machine, batch: &mut WriteBatch) {
+    for id in std::mem::take(&mut machine.ledger.dropped) {
+        batch.delete(keys::control_id(&id));
+    }
+    for id in std::mem::take(&mut machine.ledger.added) {
+        if let Some((hash, at)) = machine.ledger.ids.get(&id) {
+            let mut w = Writer::default();
+            w.bytes.extend_from_slice(&hash.to_le_bytes());
+            w.int(*at);
+            batch.put(keys::control_id(&id), w.bytes);
+        }
+    }
+}
+
+fn accounts(machine: &mut Machine, batch: &mut WriteBatch) {
+    let mut w = Writer::default();
+    for (number, row) in machine.accounts.take_dirty() {
+        let Some(account) = machine.accounts.get(number) else {
+            continue;
+        };
+        if row {
+            w.bytes.clear();
+            values::write_account(account, &mut w);
+            batch.put(keys::numbered(table::ACCOUNT, number), &w.bytes);
+        }
+        w.bytes.clear();
+        values::write_latest(account, &mut w);
+        batch.put(keys::numbered(table::LATEST, number), &w.bytes);
+    }
+}
+
+/// Writes cold buckets, each put together with what the store holds of it.
+fn buckets(rocks: &Rocks, machine: &mut Machine, batch: &mut WriteBatch) -> Result<(), StoreError> {
+    let mut w = Writer::default();
+    for key in machine.cold.take_dirty() {
+        fill_bucket(rocks, machine, key)?;
+        let Some(bucket) = machine.cold.buckets.get_mut(&key) else {
+            continue;
+        };
+        bucket.dirty = false;
+        w.bytes.clear();
+        bucket.write(&mut w);
+        batch.put(keys::bucket(key), &w.bytes);
+    }
+    for (account, month) in std::mem::take(&mut machine.hours_over) {
+        let hours = |place| keys::bucket((account, Span::Hour, month, place));
+        batch.delete_range(hours(i32::MIN), hours(i32::MAX));
+        drop_history(machine, account, month, batch);
+    }
+    Ok(())
+}
+
+/// Lets go of an account's usage and statements older than the history, if no event can reach them any more.
+fn drop_history(machine: &mut Machine, account: u32, closed: Month, batch: &mut WriteBatch) {
+    let oldest = Month(closed.0.saturating_sub(HISTORY_MONTHS));
+    if period::bounds(oldest, Zone::UTC).0 >= machine.clock.forget_line {
+        return;
+    }
+    let days = |month| keys::bucket((account, Span::Day, month, i32::MIN));
+    batch.delete_range(days(Month::MIN), days(oldest));
+    let statements = |month| keys::account_month(table::CLOSED, account, month);
+    batch.delete_range(statements(Month::MIN), statements(oldest));
+}
+
+/// Puts what the store holds of a bucket under what was added to it in memory.
+pub fn fill_bucket(rocks: &Rocks, machine: &mut Machine, key: BucketKey) -> Result<(), StoreError> {
+    if machine.cold.buckets.get(&key).is_some_and(|b| !b.partial) {
+        return Ok(());
+    }
+    let stored = match rocks.get(&keys::bucket(key))? {
+        Some(bytes) => Bucket::from_bytes(&bytes).map_err(|d| rocks.damaged(d))?,
+        None => Bucket::default(),
+    };
+    machine.cold.fill(key, stored);
+    Ok(())
+}
+
+fn closed(machine: &mut Machine, batch: &mut WriteBatch) {
+    for (account, month) in std::mem::take(&mut machine.closed_dirty) {
+        if let Some(closed) = machine.closed.get(&(account, month)) {
+            batch.put(keys::account_month(table::CLOSED, account, month), closed.to_bytes());
+        }
+    }
+    for (account, month) in std::mem::take(&mut machine.adjustments_dirty) {
+        let key = keys::account_month(table::ADJUSTMENT, account, month);
+        match machine.adjustments.get(&(account, month)) {
+            Some(adjustment) => batch.put(key, adjustment.to_bytes()),
+            None => batch.delete(key),
+        }
+    }
+    for (account, month) in std::mem::take(&mut machine.combinations_dirty) {
+        if let Some(shapes) = machine.combinations.get(&(account, month)) {
+            batch.put(
+                keys::account_month(table::COMBINATIONS, account, month),
+                shapes.to_bytes(),
+            );
+        }
+    }
+}
+
+fn open_pages(rocks: &Rocks, machine: &mut Machine, batch: &mut WriteBatch) -> Result<(), StoreError> {
+    let open = rocks.family(CF_OPEN)?;
+    let mut calls = Writer::default();
+    let (mut pattern, mut values) = (Writer::default(), Writer::default());
+    for page in machine.calls.take_dirty_pages() {
+        calls.bytes.clear();
+        for (slot, call) in machine.calls.page(page) {
+            // A clean call is still where it was packed.
+            if call.queue == crate::machine::calls::Queue::Clean {
+                continue;
+            }
+            let correction = call
+                .corrected
+                .then(|| machine.calls.corrections.get(&slot))
+                .flatten()
+                .map(AsRef::as_ref);
+            calls.byte((slot % PAGE_SLOTS) as u8);
+            pattern.bytes.clear();
+            values.bytes.clear();
+            write_call(call, correction, &mut pattern, &mut values);
+            calls.slice(&pattern.bytes);
+            calls.slice(&values.bytes);
+        }
+        let key = page.to_be_bytes();
+        if calls.bytes.is_empty() {
+            batch.delete_cf(open, key);
+        } else {
+            batch.put_cf(open, key, &calls.bytes);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,411 @@
+//! Which block holds a settled call: a resident table that proves absence and names the few blocks that may hold a call.
+//!
+//! A call costs one slot of 40 bits. Buckets are cache lines of 12 slots. A call's home bucket follows from 36 retained bits
+//! of its hash *in order* (the top 4 choose one of 16 segments), so slot and home together give the retained bits back, and
+//! a segment grows by a few per cent in one sequential pass, without any id being read:
+//!
+//! ```text
+//! h     = the 32 retained bits below the segment's 4
+//! home  = h × buckets >> 32
+//! slot  = (h − first h of home) | block number modulo what is left of 40 bits
+//! line  = 12 slots, then 4 bytes: 12 × 2 bits "buckets from home", 4 bits count, 2 bits "how far my calls went"
+//! ```
+//!
+//! A candidate is only ever a hint: the block is read and the whole id compared. Entries of dropped blocks are passed over
+//! and their slots used again.
+
+use std::collections::BTreeSet;
+
+use smallvec::SmallVec;
+
+/// Bits of a call's hash that are kept, here and beside its block.
+pub const RETAINED_BITS: u32 = 36;
+
+const SEGMENT_BITS: u32 = 4;
+const SEGMENTS: usize = 1 << SEGMENT_BITS;
+const SLOTS: usize = 12;
+const SLOT_BITS: u32 = 40;
+const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
+const REACH_MAX: usize = 3;
+const BUCKETS_MIN: u64 = 64;
+
+/// Blocks that may hold a call, newest first.
+pub type Candidates = SmallVec<[u64; 4]>;
+
+/// The bits of a hash that are kept.
+pub const fn retained(hash: u64) -> u64 {
+    hash >> (64 - RETAINED_BITS)
+}
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line([u8; 64]);
+
+impl Line {
+    const EMPTY: Self = Self([0; 64]);
+
+    fn slot(&self, i: usize) -> u64 {
+        let mut bytes = [0u8; 8];
+        bytes[..5].copy_from_slice(&self.0[i * 5..i * 5 + 5]);
+        u64::from_le_bytes(bytes)
+    }
+
+    fn set_slot(&mut self, i: usize, value: u64) {
+        self.0[i * 5..i * 5 + 5].copy_from_slice(&value.to_le_bytes()[..5]);
+    }
+
+    fn meta(&self) -> u32 {
+        u32::from_le_bytes([self.0[60], self.0[61], self.0[62], self.0[63]])
+    }
+
+    fn set_meta(&mut self, meta: u32) {
+        self.0[60..64].copy_from_slice(&meta.to_le_bytes());
+    }
+
+    fn count(&self) -> usize {
+        (self.meta() >> 24 & 15) as usize
+    }
+
+    fn reach(&self) -> usize {
+        (self.meta() >> 28 & 3) as usize
+    }
+
+    fn extend_reach(&mut self, reach: usize) {
+        if reach > self.reach() {
+            self.set_meta(self.meta() & !(3 << 28) | (reach as u32) << 28);
+        }
+    }
+
+    fn from_home(&self, i: usize) -> usize {
+        (self.meta() >> (2 * i) & 3) as usize
+    }
+
+    /// Puts a slot in at `i`, which is at most the count.
+    fn put(&mut self, i: usize, value: u64, from_home: usize) {
+        let mut meta = self.meta() & !(3 << (2 * i)) | (from_home as u32) << (2 * i);
+        if i == self.count() {
+            meta += 1 << 24;
+        }
+        self.set_meta(meta);
+        self.set_slot(i, value);
+    }
+}
+
+/// Block numbers in force: those below `oldest` are dropped.
+#[derive(Clone, Copy)]
+struct Live {
+    oldest: u64,
+    newest: u64,
+}
+
+struct Segment {
+    lines: Vec<Line>,
+    buckets: u64,
+    /// Bits of a slot that hold the hash; the rest holds the block.
+    hash_bits: u32,
+    used: u64,
+}
+
+impl Segment {
+    fn new(buckets: u64) -> Self {
+        // As many values of h share a home as fit into 2^32 / buckets, rounded up.
+        let per_home = (1u64 << 32).div_ceil(buckets);
+        Self {
+            lines: vec![Line::EMPTY; buckets as usize + REACH_MAX],
+            buckets,
+            hash_bits: 64 - (per_home - 1).leading_zeros(),
+            used: 0,
+        }
+    }
+
+    fn home(&self, h: u64) -> u64 {
+        (h * self.buckets) >> 32
+    }
+
+    fn first_of(&self, home: u64) -> u64 {
+        (home << 32).div_ceil(self.buckets)
+    }
+
+    fn block_mask(&self) -> u64 {
+        SLOT_MASK >> self.hash_bits
+    }
+
+    /// The whole block number, if the slot's block is still live.
+    fn block(&self, slot: u64, live: Live) -> Option<u64> {
+        let age = (slot >> self.hash_bits).wrapping_sub(live.oldest) & self.block_mask();
+        let block = live.oldest + age;
+        (block <= live.newest).then_some(block)
+    }
+
+    fn hash_part(&self, slot: u64) -> u64 {
+        slot & ((1 << self.hash_bits) - 1)
+    }
+
+    fn candidates(&self, h: u64, live: Live, found: &mut Candidates) {
+        let home = self.home(h);
+        let wanted = h - self.first_of(home);
+        let reach = self.lines[home as usize].reach();
+        for (from_home, line) in self.lines[home as usize..=home as usize + reach].iter().enumerate() {
+            for i in 0..line.count() {
+                let slot = line.slot(i);
+                if self.hash_part(slot) == wanted
+                    && line.from_home(i) == from_home
+                    && let Some(block) = self.block(slot, live)
+                {
+                    found.push(block);
+                }
+            }
+        }
+    }
+
+    /// Puts an entry in; false if there is no room near its home.
+    fn insert(&mut self, h: u64, block: u64, live: Live) -> bool {
+        let home = self.home(h);
+        let value = (h - self.first_of(home)) | (block & self.block_mask()) << self.hash_bits;
+        for from_home in 0..=REACH_MAX {
+            let at = home as usize + from_home;
+            let count = self.lines[at].count();
+            let place = if count < SLOTS {
+                self.used += 1;
+                Some(count)
+            } else {
+                (0..SLOTS).find(|&i| self.block(self.lines[at].slot(i), live).is_none())
+            };
+            if let Some(place) = place {
+                self.lines[at].put(place, value, from_home);
+                self.lines[home as usize].extend_reach(from_home);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Every live entry in order of its home.
+    fn for_each_live(&self, live: Live, mut take: impl FnMut(u64, u64)) {
+        for (at, line) in self.lines.iter().enumerate() {
+            for i in 0..line.count() {
+                let slot = line.slot(i);
+                if let Some(block) = self.block(slot, live) {
+                    let home = (at - line.from_home(i)) as u64;
+                    take(self.first_of(home) + self.hash_part(slot), block);
+                }
+            }
+        }
+    }
+
+    /// Whether no room was found though most slots are free: many entries share one hash (a call amended again and again).
+    fn is_sparse(&self) -> bool {
+        self.used * 2 < self.buckets * SLOTS as u64
+    }
+
+    /// A table with room for what is live and a little more; what no table has room for goes to `crowd`.
+    fn regrown(&self, live: Live, crowd: &mut Vec<(u64, u64)>) -> Self {
+        let mut count = 0u64;
+        self.for_each_live(live, |_, _| count += 1);
+        // Full at about 0.82 (three buckets of overflow don't take more); 0.76 after growing.
+        let mut buckets = (count * 100 / (76 * SLOTS as u64)).max(BUCKETS_MIN);
+        loop {
+            let mut grown = Self::new(buckets);
+            let mut fits = true;
+            let mut crowded = Vec::new();
+            self.for_each_live(live, |h, block| {
+                if fits && !grown.insert(h, block, live) {
+                    if grown.is_sparse() && grown.used > count / 2 {
+                        crowded.push((h, block));
+                    } else {
+                        fits = false;
+                    }
+                }
+            });
+            if fits {
+                crowd.append(&mut crowded);
+                return grown;
+            }
+            buckets += buckets / 16 + 1;
+        }
+    }
+}
+
+/// The table of one partition.
+pub struct Index {
+    segments: Vec<Segment>,
+    /// (retained bits, block) of entries that found no room because many share their hash.
+    crowd: BTreeSet<(u64, u64)>,
+    live: Live,
+}
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Index")
+            .field("entries", &self.entries())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Index {
+    /// An empty table for blocks from `oldest` on.
+    pub fn new(oldest: u64) -> Self {
+        Self::with_capacity(oldest, 0)
+    }
+
+    /// An empty table with room for that many calls.
+    pub fn with_capacity(oldest: u64, calls: u64) -> Self {
+        let buckets = (calls * 100 / (76 * (SLOTS * SEGMENTS) as u64)).max(BUCKETS_MIN);
+        Self {
+            segments: (0..SEGMENTS).map(|_| Segment::new(buckets)).collect(),
+            crowd: BTreeSet::new(),
+            live: Live { oldest, newest: oldest },
+        }
+    }
+
+    fn place(retained: u64) -> (usize, u64) {
+        let shift = RETAINED_BITS - SEGMENT_BITS;
+        (
+            (retained >> shift) as usize & (SEGMENTS - 1),
+            retained & ((1 << shift) - 1),
+        )
+    }
+
+    /// Notes that `block` holds a call with these retained bits.
+    pub fn insert(&mut self, retained: u64, block: u64) {
+        self.live.newest = self.live.newest.max(block);
+        let (number, h) = Self::place(retained);
+        let live = self.live;
+        let segment = &mut self.segments[number];
+        while !segment.insert(h, block, live) {
+            if segment.is_sparse() {
+                self.crowd.insert((retained, block));
+                return;
+            }
+            let mut crowded = Vec::new();
+            *segment = segment.regrown(live, &mut crowded);
+            let high = (number as u64) << (RETAINED_BITS - SEGMENT_BITS);
+            self.crowd
+                .extend(crowded.into_iter().map(|(h, block)| (high | h, block)));
+        }
+    }
+
+    /// Notes a whole block's calls; the lines that they need are asked for together.
+    pub fn insert_all(&mut self, retained: &[u64], block: u64) {
+        for group in retained.chunks(16) {
+            let touched = group.iter().fold(0, |sum: u8, &r| sum ^ self.touch(r));
+            std::hint::black_box(touched);
+            for &r in group {
+                self.insert(r, block);
+            }
+        }
+    }
+
+    /// Blocks that may hold such a call, newest first. Empty: no block does.
+    pub fn candidates(&self, retained: u64) -> Candidates {
+        let mut found = Candidates::new();
+        let (segment, h) = Self::place(retained);
+        self.segments[segment].candidates(h, self.live, &mut found);
+        if !self.crowd.is_empty() {
+            let crowd = self.crowd.range((retained, self.live.oldest)..=(retained, u64::MAX));
+            found.extend(crowd.map(|&(_, block)| block));
+        }
+        if found.len() > 1 {
+            found.sort_unstable_by(|a, b| b.cmp(a));
+            found.dedup();
+        }
+        found
+    }
+
+    /// Asks the processor for the line that a lookup will need.
+    #[inline]
+    pub fn touch(&self, retained: u64) -> u8 {
+        let (segment, h) = Self::place(retained);
+        let segment = &self.segments[segment];
+        segment.lines[segment.home(h) as usize].0[63]
+    }
+
+    /// Blocks below are dropped.
+    pub fn set_oldest(&mut self, oldest: u64) {
+        self.live.oldest = self.live.oldest.max(oldest);
+        self.live.newest = self.live.newest.max(self.live.oldest);
+        self.crowd.retain(|&(_, block)| block >= oldest);
+    }
+
+    /// Slots in use, those of dropped blocks that wait to be used again included.
+    pub fn entries(&self) -> u64 {
+        self.segments.iter().map(|s| s.used).sum()
+    }
+
+    /// Bytes of memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.segments
+            .iter()
+            .map(|s| s.lines.capacity() * size_of::<Line>())
+            .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(n: u64) -> u64 {
+        let x = (n ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (x ^ x >> 29).wrapping_mul(0x94d0_49bb_1331_11eb) ^ x >> 32
+    }
+
+    #[test]
+    fn every_call_is_found_through_growth_and_expiry() {
+        let mut index = Index::new(0);
+        let calls = 300_000u64;
+        for n in 0..calls {
+            index.insert(retained(hash(n)), n / 256);
+        }
+        let missing = (0..calls)
+            .filter(|&n| !index.candidates(retained(hash(n))).contains(&(n / 256)))
+            .count();
+        assert_eq!(missing, 0);
+        let strangers = (calls..2 * calls)
+            .filter(|&n| !index.candidates(retained(hash(n))).is_empty())
+            .count();
+        assert!(strangers < calls as usize / 100, "{strangers} of {calls}");
+        let bytes = index.memory_bytes() as f64 / calls as f64;
+        assert!(bytes < 7.4, "{bytes} bytes a call");
+        // Half of it is dropped: gone at once, and its room is used again.
+        let oldest = calls / 512;
+        index.set_oldest(oldest);
+        let before = index.memory_bytes();
+        assert!(index.candidates(retained(hash(1))).is_empty());
+        for n in calls..calls + calls / 3 {
+            index.insert(retained(hash(n)), n / 256);
+        }
+        assert_eq!(index.memory_bytes(), before);
+        let missing = (oldest * 256..calls + calls / 3)
+            .filter(|&n| !index.candidates(retained(hash(n))).contains(&(n / 256)))
+            .count();
+        assert_eq!(missing, 0);
+    }
+
+    #[test]
+    fn the_newest_block_comes_first() {
+        let mut index = Index::new(5);
+        for block in [6, 9, 7] {
+            index.insert(77, block);
+        }
+        assert_eq!(index.candidates(77).as_slice(), [9, 7, 6]);
+        index.set_oldest(8);
+        assert_eq!(index.candidates(77).as_slice(), [9]);
+    }
+
+    #[test]
+    fn one_hash_over_and_over_is_held() {
+        let mut index = Index::new(0);
+        for n in 0..20_000 {
+            index.insert(retained(hash(n)), 0);
+        }
+        for block in 0..400 {
+            index.insert(retained(u64::MAX), block);
+        }
+        for n in 0..20_000 {
+            index.insert(retained(hash(n)), 401);
+        }
+        assert_eq!(index.candidates(retained(u64::MAX)).len(), 400);
+        assert!(index.memory_bytes() < 1_000_000);
+    }
+}

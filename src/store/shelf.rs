@@ -1,0 +1,264 @@
+//! Settled calls that are no longer in memory: packed in blocks of 256 in the order in which they cooled, written once,
+//! found by the index, dropped by range.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::bytes::{Damaged, Reader, Writer};
+use super::index::{Index, RETAINED_BITS, retained};
+use super::keys::{CF_SETTLED, CF_SETTLED_IDS};
+use super::packed::{BLOCK_CALLS, Block, BlockWriter, Packed};
+use super::rocks::{Rocks, StoreError};
+use crate::machine::calls::Call;
+use crate::machine::verdict::Correction;
+use crate::model::Ms;
+use crate::model::id::CallKey;
+
+/// A full block that isn't committed yet.
+#[derive(Debug)]
+struct Full {
+    block: Vec<u8>,
+    ids: Vec<u8>,
+}
+
+/// The packed calls of one partition.
+#[derive(Debug)]
+pub struct Shelf {
+    index: Index,
+    filling: BlockWriter,
+    /// Retained bits of the calls in the block that is being filled.
+    hashes: Vec<u64>,
+    next_block: u64,
+    oldest_block: u64,
+    full: BTreeMap<u64, Full>,
+    /// Until when each live block is remembered, oldest first.
+    remembered_until: VecDeque<Ms>,
+    /// Calls looked for in a block, and those found there.
+    pub reads: u64,
+    /// Calls found in a block.
+    pub hits: u64,
+}
+
+/// Packs retained bits, nine half-bytes a call.
+fn pack_ids(remembered_until: Ms, hashes: &[u64]) -> Vec<u8> {
+    let mut w = Writer::default();
+    w.int(remembered_until);
+    w.uint(hashes.len() as u64);
+    for pair in hashes.chunks(2) {
+        let second = pair.get(1).copied().unwrap_or(0);
+        let both = u128::from(pair[0]) | u128::from(second) << RETAINED_BITS;
+        w.bytes.extend_from_slice(&both.to_le_bytes()[..9]);
+    }
+    w.bytes
+}
+
+fn unpack_ids(bytes: &[u8], mut take: impl FnMut(u64)) -> Result<Ms, Damaged> {
+    let mut r = Reader::new(bytes, "hashes of a block");
+    let remembered_until = r.int()?;
+    let mut left = r.uint()?;
+    while left > 0 {
+        let mut both = [0u8; 16];
+        both[..9].copy_from_slice(r.take(9)?);
+        let both = u128::from_le_bytes(both);
+        let mask = (1u128 << RETAINED_BITS) - 1;
+        take((both & mask) as u64);
+        if left > 1 {
+            take((both >> RETAINED_BITS & mask) as u64);
+        }
+        left = left.saturating_sub(2);
+    }
+    Ok(remembered_until)
+}
+
+impl Shelf {
+    /// Rebuilds the index from the stored hashes; `tail` is the unfinished block.
+    pub fn load(rocks: &Rocks, oldest_block: u64, next_block: u64, tail: Option<&[u8]>) -> Result<Self, StoreError> {
+        let calls = (next_block.saturating_sub(oldest_block)) * BLOCK_CALLS as u64;
+        let mut shelf = Self {
+            index: Index::with_capacity(oldest_block, calls),
+            filling: BlockWriter::default(),
+            hashes: Vec::with_capacity(BLOCK_CALLS),
+            next_block,
+            oldest_block,
+            full: BTreeMap::new(),
+            remembered_until: VecDeque::new(),
+            reads: 0,
+            hits: 0,
+        };
+        let mut rows = rocks.db.raw_iterator_cf(rocks.family(CF_SETTLED_IDS)?);
+        rows.seek(oldest_block.to_be_bytes());
+        let mut expected = oldest_block;
+        let mut block = Vec::with_capacity(BLOCK_CALLS);
+        while let Some((key, value)) = rows.item() {
+            if key != expected.to_be_bytes() || expected >= next_block {
+                break;
+            }
+            block.clear();
+            let until = unpack_ids(value, |hash| block.push(hash)).map_err(|d| rocks.damaged(d))?;
+            shelf.index.insert_all(&block, expected);
+            shelf.remembered_until.push_back(until);
+            expected += 1;
+            rows.next();
+        }
+        rows.status().map_err(|e| rocks.explain(e))?;
+        if expected != next_block {
+            return Err(rocks.damaged(Damaged {
+                what: "list of settled blocks",
+            }));
+        }
+        if let Some(tail) = tail {
+            shelf.filling = BlockWriter::reopen(tail).map_err(|d| rocks.damaged(d))?;
+            let parsed = Block::parse(tail).map_err(|d| rocks.damaged(d))?;
+            for packed in parsed.calls() {
+                let call = packed.map_err(|d| rocks.damaged(d))?.call;
+                let hash = retained(call.id.key().hash(call.account));
+                shelf.hashes.push(hash);
+                shelf.index.insert(hash, next_block);
+            }
+        }
+        Ok(shelf)
+    }
+
+    /// Packs a settled call.
+    pub fn put(&mut self, call: &Call, correction: Option<&Correction>) {
+        let hash = retained(call.id.key().hash(call.account));
+        self.filling.push(call, correction);
+        self.hashes.push(hash);
+        self.index.insert(hash, self.next_block);
+        if self.filling.len() == BLOCK_CALLS {
+            let until = self.filling.remembered_until;
+            let full = Full {
+                block: self.filling.bytes(),
+                ids: pack_ids(until, &self.hashes),
+            };
+            self.full.insert(self.next_block, full);
+            self.remembered_until.push_back(until);
+            self.filling.clear();
+            self.hashes.clear();
+            self.next_block += 1;
+        }
+    }
+
+    /// Asks the processor for what [`Shelf::find`] will look at.
+    #[inline]
+    pub fn touch(&self, hash: u64) -> u8 {
+        self.index.touch(retained(hash))
+    }
+
+    /// The newest packed word on a call, if a block holds it.
+    pub fn find(
+        &mut self,
+        rocks: &Rocks,
+        account: u32,
+        key: &CallKey<'_>,
+        hash: u64,
+    ) -> Result<Option<Packed>, StoreError> {
+        for number in self.index.candidates(retained(hash)) {
+            self.reads += 1;
+            let found = if number == self.next_block {
+                Block::parse(&self.filling.bytes()).and_then(|b| b.find(account, key))
+            } else if let Some(full) = self.full.get(&number) {
+                Block::parse(&full.block).and_then(|b| b.find(account, key))
+            } else {
+                let settled = rocks.family(CF_SETTLED)?;
+                let bytes = rocks
+                    .db
+                    .get_pinned_cf(settled, number.to_be_bytes())
+                    .map_err(|e| rocks.explain(e))?
+                    .ok_or(rocks.damaged(Damaged {
+                        what: "block of settled calls (absent)",
+                    }))?;
+                Block::parse(&bytes).and_then(|b| b.find(account, key))
+            };
+            if let Some(packed) = found.map_err(|d| rocks.damaged(d))? {
+                self.hits += 1;
+                return Ok(Some(packed));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Adds what isn't stored yet to a commit, and lets go of blocks that were forgotten before `flushed_forget_line`.
+    pub(super) fn commit(
+        &mut self,
+        rocks: &Rocks,
+        batch: &mut rocksdb::WriteBatch,
+        flushed_forget_line: Ms,
+    ) -> Result<Vec<u8>, StoreError> {
+        let (settled, ids) = (rocks.family(CF_SETTLED)?, rocks.family(CF_SETTLED_IDS)?);
+        for (number, full) in std::mem::take(&mut self.full) {
+            batch.put_cf(settled, number.to_be_bytes(), full.block);
+            batch.put_cf(ids, number.to_be_bytes(), full.ids);
+        }
+        let before = self.oldest_block;
+        while self
+            .remembered_until
+            .front()
+            .is_some_and(|&until| until < flushed_forget_line)
+        {
+            self.remembered_until.pop_front();
+            self.oldest_block += 1;
+        }
+        if self.oldest_block > before {
+            self.index.set_oldest(self.oldest_block);
+        }
+        Ok(self.filling.bytes())
+    }
+
+    /// Gives the disk back what dropped blocks took, whole files at a time.
+    pub(super) fn drop_files(&self, rocks: &Rocks) -> Result<(), StoreError> {
+        if self.oldest_block == 0 {
+            return Ok(());
+        }
+        let last = (self.oldest_block - 1).to_be_bytes();
+        for name in [CF_SETTLED, CF_SETTLED_IDS] {
+            rocks
+                .db
+                .delete_file_in_range_cf(rocks.family(name)?, 0u64.to_be_bytes(), last)
+                .map_err(|e| rocks.explain(e))?;
+        }
+        Ok(())
+    }
+
+    /// Number of the block that is being filled.
+    pub fn next_block(&self) -> u64 {
+        self.next_block
+    }
+
+    /// First block that isn't dropped.
+    pub fn oldest_block(&self) -> u64 {
+        self.oldest_block
+    }
+
+    /// Calls remembered here, each newer word on one counted too.
+    pub fn len(&self) -> u64 {
+        (self.next_block - self.oldest_block) * BLOCK_CALLS as u64 + self.filling.len() as u64
+    }
+
+    /// Whether nothing is remembered here.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.index.memory_bytes() + self.remembered_until.capacity() * 8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_take_nine_half_bytes() -> Result<(), Damaged> {
+        let hashes: Vec<u64> = (0..255u64)
+            .map(|n| retained(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+            .collect();
+        let bytes = pack_ids(-5, &hashes);
+        assert!(bytes.len() <= 128 * 9 + 4);
+        let mut read = Vec::new();
+        assert_eq!(unpack_ids(&bytes, |h| read.push(h))?, -5);
+        assert_eq!(read, hashes);
+        Ok(())
+    }
+}
