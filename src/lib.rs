@@ -1,6 +1,10 @@
 //! Reckon.
+#[cfg(feature = "store")]
+pub mod log;
 pub mod machine;
 pub mod model;
+#[cfg(feature = "store")]
+pub mod partition;
 #[cfg(feature = "store")]
 pub mod store;
 pub mod wire;

@@ -168,6 +168,11 @@ impl Calls {
         u64::from(self.warm.len)
     }
 
+    /// Settled calls in memory that were read back and are unchanged.
+    pub fn clean(&self) -> u64 {
+        u64::from(self.clean.len)
+    }
+
     /// The call in `slot`.
     pub fn get(&self, slot: Slot) -> Option<&Call> {
         self.chunks

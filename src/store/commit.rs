@@ -72,6 +72,17 @@ pub struct CommitBytes {
     pub all: u64,
 }
 
+impl CommitBytes {
+    /// Adds another commit's.
+    pub fn add(&mut self, other: &Self) {
+        self.settled += other.settled;
+        self.open += other.open;
+        self.totals += other.totals;
+        self.outbox += other.outbox;
+        self.all += other.all;
+    }
+}
+
 /// Adds everything that changed to `batch`. `delivered` are outbox rows that are known to be out.
 pub fn fill(
     rocks: &Rocks,

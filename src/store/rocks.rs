@@ -332,14 +332,37 @@ impl Rocks {
         self.db.write_without_wal(batch).map_err(|e| self.explain(e))
     }
 
-    /// Puts everything written on disk, all column families at once.
+    /// Puts everything written on disk, all column families at once, and waits for it.
     pub fn flush(&self) -> Result<(), StoreError> {
+        self.flush_families(true)
+    }
+
+    /// Begins to put everything written on disk, all column families at once.
+    pub fn start_flush(&self) -> Result<(), StoreError> {
+        self.flush_families(false)
+    }
+
+    /// Whether a flush that was begun still goes on.
+    pub fn is_flushing(&self) -> bool {
+        FAMILIES
+            .iter()
+            .filter_map(|name| self.db.cf_handle(name))
+            .filter_map(|cf| {
+                self.db
+                    .property_int_value_cf(cf, "rocksdb.num-immutable-mem-table")
+                    .ok()
+                    .flatten()
+            })
+            .any(|waiting| waiting > 0)
+    }
+
+    fn flush_families(&self, wait: bool) -> Result<(), StoreError> {
         let mut families = Vec::with_capacity(FAMILIES.len());
         for name in FAMILIES {
             families.push(self.family(name)?);
         }
         let mut options = FlushOptions::default();
-        options.set_wait(true);
+        options.set_wait(wait);
         self.db.flush_cfs_opt(&families, &options).map_err(|e| self.explain(e))
     }
 

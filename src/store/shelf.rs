@@ -205,7 +205,7 @@ impl Shelf {
     }
 
     /// Gives the disk back what dropped blocks took, whole files at a time.
-    pub(super) fn drop_files(&self, rocks: &Rocks) -> Result<(), StoreError> {
+    pub fn drop_files(&self, rocks: &Rocks) -> Result<(), StoreError> {
         if self.oldest_block == 0 {
             return Ok(());
         }

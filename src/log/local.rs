@@ -1,0 +1,595 @@
+//! The embedded log: records and outputs in one RocksDB, with its write-ahead log on and one sync a group commit.
+//!
+//! | column family | key | value |
+//! |---|---|---|
+//! | `default` | `identity` | genesis of partition 0 |
+//! | `default` | `start`, partition u32 | first offset that is kept |
+//! | `records` | partition u32, first offset u64 | a batch: checksum, count, append times, kinds, bytes |
+//! | `outputs` | partition u32, topic u8, sequence u64 | chain, then the body |
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use rocksdb::{
+    BlockBasedOptions, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Options,
+};
+use rocksdb::{WriteBatch, WriteOptions};
+
+use super::{Batch, Identity, Log, LogError, NewRecord, Receipt, Retention, next_outputs};
+use crate::machine::clock::Source;
+use crate::machine::output::{Output, Tail, Topic};
+use crate::model::Ms;
+use crate::wire::pb;
+use crate::wire::record::Kind;
+
+const CF_RECORDS: &str = "records";
+const CF_OUTPUTS: &str = "outputs";
+const IDENTITY: &[u8] = b"identity";
+const START: &[u8] = b"start";
+
+/// Wall time for append times; tests and imports may bring their own.
+pub type WallClock = Arc<dyn Fn() -> Ms + Send + Sync>;
+
+/// One append on its way to the disk.
+struct Pending {
+    /// `None`: for all partitions.
+    partition: Option<u32>,
+    records: Vec<NewRecord>,
+    done: Arc<Mutex<Option<Result<Vec<Receipt>, String>>>>,
+}
+
+struct Appender {
+    ends: Vec<u64>,
+    last_ms: Ms,
+    queue: VecDeque<Pending>,
+    writing: bool,
+}
+
+/// The log.
+pub struct LocalLog {
+    db: DB,
+    path: PathBuf,
+    identity: Identity,
+    clock: WallClock,
+    appender: Mutex<Appender>,
+    written: Condvar,
+}
+
+/// Bytes of a partition's first record.
+pub fn genesis_bytes(identity: &Identity, partition: u32) -> Vec<u8> {
+    let clock_source = match identity.source {
+        Source::Append => pb::ClockSource::Append,
+        Source::Ticks => pb::ClockSource::Ticks,
+    };
+    pb::Genesis {
+        log_id: identity.log_id.clone(),
+        partition,
+        partition_count: identity.partition_count,
+        clock_source: clock_source.into(),
+        keys: Vec::new(),
+    }
+    .encode_to_vec()
+}
+
+fn identity_of(bytes: &[u8]) -> Option<Identity> {
+    let genesis = pb::Genesis::decode(bytes).ok()?;
+    Some(Identity {
+        source: match genesis.clock_source() {
+            pb::ClockSource::Ticks => Source::Ticks,
+            pb::ClockSource::Append | pb::ClockSource::Unspecified => Source::Append,
+        },
+        log_id: genesis.log_id,
+        partition_count: genesis.partition_count,
+    })
+}
+
+fn options() -> Options {
+    let mut options = Options::default();
+    options.create_missing_column_families(true);
+    // A torn last write is cut off; damage before it is refused, for it was acknowledged.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_max_background_jobs(2);
+    options.set_max_total_wal_size(256 << 20);
+    options.set_max_open_files(-1);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1 << 20);
+    options
+}
+
+fn family(name: &str) -> ColumnFamilyDescriptor {
+    let mut options = Options::default();
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(64 << 20);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    let mut table = BlockBasedOptions::default();
+    table.set_block_size(64 * 1024);
+    options.set_block_based_table_factory(&table);
+    ColumnFamilyDescriptor::new(name, options)
+}
+
+const FAMILIES: [&str; 3] = ["default", CF_RECORDS, CF_OUTPUTS];
+
+fn record_key(partition: u32, offset: u64) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..4].copy_from_slice(&partition.to_be_bytes());
+    key[4..].copy_from_slice(&offset.to_be_bytes());
+    key
+}
+
+fn output_key(partition: u32, topic: Topic, sequence: u64) -> [u8; 13] {
+    let mut key = [0; 13];
+    key[..4].copy_from_slice(&partition.to_be_bytes());
+    key[4] = topic as u8;
+    key[5..].copy_from_slice(&sequence.to_be_bytes());
+    key
+}
+
+fn start_key(partition: u32) -> Vec<u8> {
+    let mut key = START.to_vec();
+    key.extend_from_slice(&partition.to_be_bytes());
+    key
+}
+
+fn offset_of(key: &[u8]) -> u64 {
+    key.get(4..12)
+        .and_then(|b| b.try_into().ok())
+        .map_or(0, u64::from_be_bytes)
+}
+
+fn explain(path: &Path, cause: &rocksdb::Error) -> LogError {
+    let text = cause.to_string();
+    let path = path.to_owned();
+    if text.contains("lock file") || text.contains("LOCK") {
+        LogError::Locked { path }
+    } else if text.contains("No space left") {
+        LogError::DiskFull { path, cause: text }
+    } else {
+        LogError::Storage { path, cause: text }
+    }
+}
+
+/// The machine's wall time in ms.
+pub fn wall_clock() -> WallClock {
+    Arc::new(|| chrono::Utc::now().timestamp_millis())
+}
+
+impl LocalLog {
+    /// Makes a log with its genesis records.
+    pub fn create(path: &Path, identity: &Identity, clock: WallClock) -> Result<Self, LogError> {
+        if path.join("CURRENT").exists() {
+            let what = match Self::open(path, clock) {
+                Ok(log) => format!(
+                    "{:?} with {} partitions",
+                    log.identity.log_id, log.identity.partition_count
+                ),
+                Err(cause) => cause.to_string(),
+            };
+            return Err(LogError::Exists {
+                path: path.to_owned(),
+                what,
+            });
+        }
+        let mut options = options();
+        options.create_if_missing(true);
+        let db = DB::open_cf_descriptors(&options, path, FAMILIES.map(family)).map_err(|e| explain(path, &e))?;
+        let mut batch = WriteBatch::default();
+        let now = clock();
+        let records = db.cf_handle(CF_RECORDS).ok_or_else(|| no_genesis(path))?;
+        for partition in 0..identity.partition_count {
+            let genesis = genesis_bytes(identity, partition);
+            let stored = Batch::encode(&[(Kind::Genesis, now, &genesis)]);
+            batch.put_cf(records, record_key(partition, 0), stored);
+        }
+        batch.put(IDENTITY, genesis_bytes(identity, 0));
+        let mut durable = WriteOptions::default();
+        durable.set_sync(true);
+        db.write_opt(batch, &durable).map_err(|e| explain(path, &e))?;
+        drop(db);
+        Self::open(path, clock)
+    }
+
+    /// Opens a log to append to it.
+    pub fn open(path: &Path, clock: WallClock) -> Result<Self, LogError> {
+        if !path.join("CURRENT").exists() {
+            return Err(no_genesis(path));
+        }
+        let db = DB::open_cf_descriptors(&options(), path, FAMILIES.map(family)).map_err(|e| explain(path, &e))?;
+        Self::ready(db, path, clock)
+    }
+
+    /// Opens a log beside the process that appends to it. `scratch` takes RocksDB's own log.
+    pub fn open_beside(path: &Path, scratch: &Path) -> Result<Self, LogError> {
+        if !path.join("CURRENT").exists() {
+            return Err(no_genesis(path));
+        }
+        let db = DB::open_cf_descriptors_as_secondary(&options(), path, scratch, FAMILIES.map(family))
+            .map_err(|e| explain(path, &e))?;
+        db.try_catch_up_with_primary().map_err(|e| explain(path, &e))?;
+        Self::ready(db, path, wall_clock())
+    }
+
+    fn ready(db: DB, path: &Path, clock: WallClock) -> Result<Self, LogError> {
+        let bytes = db.get(IDENTITY).map_err(|e| explain(path, &e))?;
+        let identity = bytes.as_deref().and_then(identity_of).ok_or_else(|| no_genesis(path))?;
+        let mut log = Self {
+            db,
+            path: path.to_owned(),
+            identity,
+            clock,
+            appender: Mutex::new(Appender {
+                ends: Vec::new(),
+                last_ms: Ms::MIN,
+                queue: VecDeque::new(),
+                writing: false,
+            }),
+            written: Condvar::new(),
+        };
+        let mut ends = Vec::new();
+        for partition in 0..log.identity.partition_count {
+            ends.push(log.find_end(partition)?);
+        }
+        log.appender.get_mut().unwrap_or_else(PoisonError::into_inner).ends = ends;
+        Ok(log)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Appender> {
+        self.appender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn family(&self, name: &'static str) -> Result<&ColumnFamily, LogError> {
+        self.db.cf_handle(name).ok_or_else(|| no_genesis(&self.path))
+    }
+
+    fn explain(&self, cause: &rocksdb::Error) -> LogError {
+        explain(&self.path, cause)
+    }
+
+    fn corrupt(partition: u32, offset: u64, what: impl Into<String>) -> LogError {
+        LogError::Corrupt {
+            partition,
+            offset,
+            what: what.into(),
+        }
+    }
+
+    fn find_end(&self, partition: u32) -> Result<u64, LogError> {
+        let mut rows = self.db.raw_iterator_cf(self.family(CF_RECORDS)?);
+        rows.seek_for_prev(record_key(partition, u64::MAX));
+        rows.status().map_err(|e| Self::corrupt(partition, 0, e.to_string()))?;
+        match rows.item() {
+            Some((key, stored)) if key.starts_with(&partition.to_be_bytes()) => {
+                let first = offset_of(key);
+                let mut batch = Batch::default();
+                batch
+                    .decode(first, stored, u64::MAX)
+                    .map_err(|_| Self::corrupt(partition, first, "the last batch's checksum is wrong"))
+            }
+            _ => Err(no_genesis(&self.path)),
+        }
+    }
+
+    fn check(&self, partition: u32) -> Result<(), LogError> {
+        let count = self.identity.partition_count;
+        if partition < count {
+            Ok(())
+        } else {
+            Err(LogError::NoPartition { partition, count })
+        }
+    }
+
+    /// Bytes of records and outputs on disk.
+    pub fn disk_bytes(&self) -> u64 {
+        [CF_RECORDS, CF_OUTPUTS]
+            .iter()
+            .filter_map(|name| self.db.cf_handle(name))
+            .filter_map(|cf| {
+                self.db
+                    .property_int_value_cf(cf, "rocksdb.total-sst-files-size")
+                    .ok()
+                    .flatten()
+            })
+            .sum()
+    }
+
+    /// Group commit: whoever comes first writes for all that wait, with one sync.
+    fn submit(&self, partition: Option<u32>, records: Vec<NewRecord>) -> Result<Vec<Receipt>, LogError> {
+        let done = Arc::new(Mutex::new(None));
+        let mut appender = self.lock();
+        appender.queue.push_back(Pending {
+            partition,
+            records,
+            done: Arc::clone(&done),
+        });
+        loop {
+            if let Some(result) = done.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                return result.map_err(|cause: String| {
+                    if cause.contains("No space left") {
+                        LogError::DiskFull {
+                            path: self.path.clone(),
+                            cause,
+                        }
+                    } else {
+                        LogError::Storage {
+                            path: self.path.clone(),
+                            cause,
+                        }
+                    }
+                });
+            }
+            if appender.writing {
+                appender = self.written.wait(appender).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            appender.writing = true;
+            let group: Vec<Pending> = appender.queue.drain(..).collect();
+            let mut ends = appender.ends.clone();
+            // Append times never go back, also when the machine's clock does.
+            let append_ms = (self.clock)().max(appender.last_ms);
+            drop(appender);
+            let result = self.write_group(&group, &mut ends, append_ms);
+            appender = self.lock();
+            appender.writing = false;
+            if result.is_ok() {
+                appender.ends = ends;
+                appender.last_ms = append_ms;
+            }
+            match result {
+                Ok(receipts) => {
+                    for (pending, receipts) in group.iter().zip(receipts) {
+                        *pending.done.lock().unwrap_or_else(PoisonError::into_inner) = Some(Ok(receipts));
+                    }
+                }
+                Err(cause) => {
+                    for pending in &group {
+                        *pending.done.lock().unwrap_or_else(PoisonError::into_inner) = Some(Err(cause.to_string()));
+                    }
+                }
+            }
+            self.written.notify_all();
+        }
+    }
+
+    fn write_group(&self, group: &[Pending], ends: &mut [u64], append_ms: Ms) -> Result<Vec<Vec<Receipt>>, LogError> {
+        let mut of_partition: Vec<Vec<(Kind, Ms, &[u8])>> = vec![Vec::new(); ends.len()];
+        let first_offsets = ends.to_vec();
+        let mut receipts = Vec::with_capacity(group.len());
+        for pending in group {
+            let targets = match pending.partition {
+                Some(partition) => partition..partition + 1,
+                None => 0..self.identity.partition_count,
+            };
+            let mut own = Vec::with_capacity(pending.records.len());
+            for partition in targets {
+                let end = &mut ends[partition as usize];
+                for record in &pending.records {
+                    of_partition[partition as usize].push((record.kind, append_ms, &record.bytes));
+                    own.push(Receipt {
+                        partition,
+                        offset: *end,
+                        append_ms,
+                    });
+                    *end += 1;
+                }
+            }
+            receipts.push(own);
+        }
+        let records = self.family(CF_RECORDS)?;
+        let mut batch = WriteBatch::default();
+        for (partition, of_one) in of_partition.iter().enumerate() {
+            if !of_one.is_empty() {
+                let key = record_key(partition as u32, first_offsets[partition]);
+                batch.put_cf(records, key, Batch::encode(of_one));
+            }
+        }
+        let mut durable = WriteOptions::default();
+        durable.set_sync(true);
+        self.db.write_opt(batch, &durable).map_err(|e| self.explain(&e))?;
+        Ok(receipts)
+    }
+}
+
+fn no_genesis(path: &Path) -> LogError {
+    LogError::NoGenesis { path: path.to_owned() }
+}
+
+impl Log for LocalLog {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn start(&self, partition: u32) -> Result<u64, LogError> {
+        self.check(partition)?;
+        let start = self.db.get(start_key(partition)).map_err(|e| self.explain(&e))?;
+        Ok(start.and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes))
+    }
+
+    fn end(&self, partition: u32) -> Result<u64, LogError> {
+        self.check(partition)?;
+        Ok(self.lock().ends[partition as usize])
+    }
+
+    fn poll(&self, partition: u32, from: u64, max_bytes: usize, batch: &mut Batch) -> Result<(), LogError> {
+        batch.clear();
+        let end = self.end(partition)?;
+        let start = self.start(partition)?;
+        if from < start {
+            return Err(LogError::HistoryLost {
+                partition,
+                start,
+                wanted: from,
+            });
+        }
+        if from >= end {
+            return Ok(());
+        }
+        let mut rows = self.db.raw_iterator_cf(self.family(CF_RECORDS)?);
+        rows.seek_for_prev(record_key(partition, from));
+        let mut next = from;
+        while next < end && batch.bytes_len() < max_bytes {
+            let Some((key, stored)) = rows.item().filter(|(k, _)| k.starts_with(&partition.to_be_bytes())) else {
+                rows.status()
+                    .map_err(|e| Self::corrupt(partition, next, e.to_string()))?;
+                return Err(Self::corrupt(partition, next, "records are missing"));
+            };
+            let first = offset_of(key);
+            let before = batch.len();
+            if first > next {
+                return Err(Self::corrupt(partition, next, "records are missing"));
+            }
+            let after = batch
+                .decode(first, stored, next)
+                .map_err(|_| Self::corrupt(partition, first, "the batch's checksum is wrong"))?;
+            if batch.len() == before {
+                return Err(Self::corrupt(partition, next, "records are missing"));
+            }
+            next = after;
+            rows.next();
+        }
+        Ok(())
+    }
+
+    fn append(&self, partition: u32, records: Vec<NewRecord>) -> Result<Vec<Receipt>, LogError> {
+        self.check(partition)?;
+        self.submit(Some(partition), records)
+    }
+
+    fn broadcast(&self, records: Vec<NewRecord>) -> Result<Vec<Receipt>, LogError> {
+        self.submit(None, records)
+    }
+
+    fn wait(&self, partition: u32, from: u64, timeout: Duration) -> Result<bool, LogError> {
+        self.check(partition)?;
+        let until = Instant::now() + timeout;
+        let mut appender = self.lock();
+        loop {
+            if appender.ends[partition as usize] > from {
+                return Ok(true);
+            }
+            let Some(left) = until.checked_duration_since(Instant::now()) else {
+                return Ok(false);
+            };
+            let (guard, _) = self
+                .written
+                .wait_timeout(appender, left)
+                .unwrap_or_else(PoisonError::into_inner);
+            appender = guard;
+        }
+    }
+
+    fn append_outputs(&self, partition: u32, outputs: &[Output]) -> Result<(), LogError> {
+        let family = self.family(CF_OUTPUTS)?;
+        let mut batch = WriteBatch::default();
+        for topic in Topic::ALL {
+            let of_topic = || outputs.iter().filter(|o| o.topic == topic);
+            if of_topic().next().is_none() {
+                continue;
+            }
+            let tail = self.output_tail(partition, topic)?;
+            let chain = |sequence| {
+                let key = output_key(partition, topic, sequence);
+                let row = self.db.get_pinned_cf(family, key).map_err(|e| self.explain(&e))?;
+                Ok(row.and_then(|r| r.get(..16)?.try_into().ok()).map(u128::from_le_bytes))
+            };
+            for output in next_outputs(partition, tail, of_topic(), chain)? {
+                let mut row = Vec::with_capacity(16 + output.body.len());
+                row.extend_from_slice(&output.chain.to_le_bytes());
+                row.extend_from_slice(&output.body);
+                batch.put_cf(family, output_key(partition, topic, output.sequence), row);
+            }
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut durable = WriteOptions::default();
+        durable.set_sync(true);
+        self.db.write_opt(batch, &durable).map_err(|e| self.explain(&e))
+    }
+
+    fn output_tail(&self, partition: u32, topic: Topic) -> Result<Tail, LogError> {
+        self.check(partition)?;
+        let mut rows = self.db.raw_iterator_cf(self.family(CF_OUTPUTS)?);
+        rows.seek_for_prev(output_key(partition, topic, u64::MAX));
+        let prefix = output_key(partition, topic, 0);
+        let tail = match rows.item() {
+            Some((key, row)) if key.starts_with(&prefix[..5]) => read_output(topic, key, row).map(|o| Tail {
+                sequence: o.sequence,
+                chain: o.chain,
+            }),
+            _ => Some(Tail::default()),
+        };
+        rows.status().map_err(|e| self.explain(&e))?;
+        tail.ok_or_else(|| Self::corrupt(partition, 0, "an output can't be read"))
+    }
+
+    fn read_outputs(&self, partition: u32, topic: Topic, after: u64, max: usize) -> Result<Vec<Output>, LogError> {
+        self.check(partition)?;
+        let mut rows = self.db.raw_iterator_cf(self.family(CF_OUTPUTS)?);
+        let prefix = output_key(partition, topic, 0);
+        rows.seek(output_key(partition, topic, after.saturating_add(1)));
+        let mut outputs = Vec::new();
+        while outputs.len() < max
+            && let Some((key, row)) = rows.item()
+            && key.starts_with(&prefix[..5])
+        {
+            let output = read_output(topic, key, row);
+            outputs.push(output.ok_or_else(|| Self::corrupt(partition, 0, "an output can't be read"))?);
+            rows.next();
+        }
+        rows.status().map_err(|e| self.explain(&e))?;
+        Ok(outputs)
+    }
+
+    fn prune(&self, partition: u32, needed_from: u64, retention: Retention) -> Result<(), LogError> {
+        if retention.bytes.is_none() && retention.age_ms.is_none() {
+            return Ok(());
+        }
+        let now = (self.clock)();
+        let family = self.family(CF_RECORDS)?;
+        let start = self.start(partition)?;
+        // Newest first: what is too old or past the size, and all before it, goes.
+        let mut rows = self.db.raw_iterator_cf(family);
+        rows.seek_for_prev(record_key(partition, u64::MAX));
+        let (mut kept_bytes, mut cut) = (0u64, None);
+        while let Some((key, stored)) = rows.item().filter(|(k, _)| k.starts_with(&partition.to_be_bytes())) {
+            kept_bytes += stored.len() as u64;
+            let since = Batch::stored_since(stored).unwrap_or(now);
+            let goes = retention.bytes.is_some_and(|limit| kept_bytes > limit)
+                || retention.age_ms.is_some_and(|age| since < now - age);
+            if goes {
+                let after = offset_of(key) + Batch::stored_len(stored).unwrap_or(0);
+                cut = Some(after);
+                break;
+            }
+            rows.prev();
+        }
+        rows.status().map_err(|e| self.explain(&e))?;
+        // Whole batches only: the one in which the needed offset lies stays.
+        let Some(cut) = cut.map(|cut| cut.min(needed_from)) else {
+            return Ok(());
+        };
+        rows.seek_for_prev(record_key(partition, cut));
+        let keep = match rows.item() {
+            Some((key, _)) if key.starts_with(&partition.to_be_bytes()) => offset_of(key),
+            _ => return Ok(()),
+        };
+        if keep <= start {
+            return Ok(());
+        }
+        let mut batch = WriteBatch::default();
+        batch.put(start_key(partition), keep.to_be_bytes());
+        batch.delete_range_cf(family, record_key(partition, start), record_key(partition, keep));
+        self.db.write(batch).map_err(|e| self.explain(&e))
+    }
+}
+
+fn read_output(topic: Topic, key: &[u8], row: &[u8]) -> Option<Output> {
+    Some(Output {
+        topic,
+        sequence: u64::from_be_bytes(key.get(5..13)?.try_into().ok()?),
+        chain: u128::from_le_bytes(row.get(..16)?.try_into().ok()?),
+        body: row.get(16..)?.to_vec(),
+    })
+}

@@ -1,0 +1,247 @@
+//! The ordered input and the outputs behind one trait: what is appended is durable, what is polled is in order.
+//!
+//! Two implementers: a scriptable one in memory for tests, and the embedded one on local disk. Kafka will be the third.
+
+pub mod batch;
+pub mod local;
+pub mod memory;
+pub mod placement;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::machine::clock::Source;
+use crate::machine::output::{Output, Tail, Topic};
+use crate::model::Ms;
+use crate::wire::record::Kind;
+pub use batch::Batch;
+
+/// What a log is, from its genesis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Given when it was made, never changed.
+    pub log_id: String,
+    /// Partitions of input and of every output topic.
+    pub partition_count: u32,
+    /// What moves the clocks.
+    pub source: Source,
+}
+
+/// A record to append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRecord {
+    /// What kind.
+    pub kind: Kind,
+    /// As it is to be folded.
+    pub bytes: Vec<u8>,
+}
+
+/// Where an appended record stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Which partition.
+    pub partition: u32,
+    /// Its offset there.
+    pub offset: u64,
+    /// When the log took it.
+    pub append_ms: Ms,
+}
+
+/// How long records are kept. Records that a store still needs are kept in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Oldest records go once a partition is larger than this; `None`: no limit.
+    pub bytes: Option<u64>,
+    /// Records older than this go; `None`: no limit.
+    pub age_ms: Option<Ms>,
+}
+
+/// Why a log can't be used.
+#[derive(Debug, Error)]
+pub enum LogError {
+    /// Another process writes it.
+    #[error("the log {path} is locked by another process; stop that one, or give this one another --data")]
+    Locked {
+        /// Where.
+        path: PathBuf,
+    },
+    /// No genesis.
+    #[error("there is no log at {path}; make one with `reckon init --data DIR`")]
+    NoGenesis {
+        /// Where.
+        path: PathBuf,
+    },
+    /// There is one already.
+    #[error("there is a log at {path} already: {what}; choose another --data")]
+    Exists {
+        /// Where.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
+    /// Bytes that don't have their checksum, or can't be read.
+    #[error("partition {partition} of the log is damaged at offset {offset}: {what}; restore the log from a backup")]
+    Corrupt {
+        /// Which partition.
+        partition: u32,
+        /// First offset of the damaged batch.
+        offset: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// Records were removed that are still needed.
+    #[error(
+        "partition {partition} begins at offset {start}, but {wanted} is needed next: history is lost; restore the store or the \
+         log from a backup"
+    )]
+    HistoryLost {
+        /// Which partition.
+        partition: u32,
+        /// First offset there.
+        start: u64,
+        /// First offset needed.
+        wanted: u64,
+    },
+    /// The log ends before what was folded from it.
+    #[error(
+        "partition {partition} ends at offset {end}, but the store has folded up to {wanted}: the log was cut or replaced"
+    )]
+    Truncated {
+        /// Which partition.
+        partition: u32,
+        /// End of the log.
+        end: u64,
+        /// Position of the store.
+        wanted: u64,
+    },
+    /// A partition that the log doesn't have.
+    #[error("there is no partition {partition}; the log has {count}")]
+    NoPartition {
+        /// Asked for.
+        partition: u32,
+        /// There are.
+        count: u32,
+    },
+    /// An output that isn't the next one.
+    #[error("{} of partition {partition}: sequence {sequence} after {tail}; nothing was written", topic.as_str())]
+    OutputGap {
+        /// Which topic.
+        topic: Topic,
+        /// Which partition.
+        partition: u32,
+        /// Offered.
+        sequence: u64,
+        /// Last one there.
+        tail: u64,
+    },
+    /// An output that differs from the one delivered under its sequence.
+    #[error(
+        "{} of partition {partition}: what is to be put out as sequence {sequence} differs from what was delivered; stopped, \
+         nothing was written. Was the store folded by another version? Run `reckon replay`",
+        topic.as_str()
+    )]
+    OutputDiffers {
+        /// Which topic.
+        topic: Topic,
+        /// Which partition.
+        partition: u32,
+        /// Which output.
+        sequence: u64,
+    },
+    /// No room on the disk.
+    #[error("no room left on the disk of {path}: {cause}; make room, nothing acknowledged is lost")]
+    DiskFull {
+        /// Where.
+        path: PathBuf,
+        /// The storage's words.
+        cause: String,
+    },
+    /// The storage's own.
+    #[error("the log {path}: {cause}")]
+    Storage {
+        /// Where.
+        path: PathBuf,
+        /// The storage's words.
+        cause: String,
+    },
+}
+
+/// Ordered input, and outputs in their order.
+pub trait Log: Send + Sync {
+    /// What it is.
+    fn identity(&self) -> &Identity;
+
+    /// First offset that is still there.
+    fn start(&self, partition: u32) -> Result<u64, LogError>;
+
+    /// Offset after the last durable record.
+    fn end(&self, partition: u32) -> Result<u64, LogError>;
+
+    /// Fills `batch` with records from `from` on, about `max_bytes` of them, at least one if there is one.
+    fn poll(&self, partition: u32, from: u64, max_bytes: usize, batch: &mut Batch) -> Result<(), LogError>;
+
+    /// Appends records in their order; they are durable when it returns.
+    fn append(&self, partition: u32, records: Vec<NewRecord>) -> Result<Vec<Receipt>, LogError>;
+
+    /// Appends records to all partitions at once: to all or to none.
+    fn broadcast(&self, records: Vec<NewRecord>) -> Result<Vec<Receipt>, LogError>;
+
+    /// Waits until the partition has a record at `from` or the time is over. Whether it has.
+    fn wait(&self, partition: u32, from: u64, timeout: Duration) -> Result<bool, LogError>;
+
+    /// Delivers outputs in the order of their sequences. What is there already is compared, not written again.
+    fn append_outputs(&self, partition: u32, outputs: &[Output]) -> Result<(), LogError>;
+
+    /// Sequence and chain of the last output delivered.
+    fn output_tail(&self, partition: u32, topic: Topic) -> Result<Tail, LogError>;
+
+    /// Outputs after a sequence, in order, at most `max`.
+    fn read_outputs(&self, partition: u32, topic: Topic, after: u64, max: usize) -> Result<Vec<Output>, LogError>;
+
+    /// Removes records below `needed_from` as far as the retention says.
+    fn prune(&self, partition: u32, needed_from: u64, retention: Retention) -> Result<(), LogError>;
+}
+
+/// Whether the outputs can follow the tail; those at or below it must be the ones delivered.
+pub(crate) fn next_outputs<'a>(
+    partition: u32,
+    mut tail: Tail,
+    outputs: impl Iterator<Item = &'a Output>,
+    delivered_chain: impl Fn(u64) -> Result<Option<u128>, LogError>,
+) -> Result<Vec<&'a Output>, LogError> {
+    let mut new = Vec::new();
+    for output in outputs {
+        let (topic, sequence) = (output.topic, output.sequence);
+        if sequence <= tail.sequence {
+            // An output that retention has removed can't be compared any more.
+            if delivered_chain(sequence)?.is_some_and(|chain| chain != output.chain) {
+                return Err(LogError::OutputDiffers {
+                    topic,
+                    partition,
+                    sequence,
+                });
+            }
+            continue;
+        }
+        if sequence != tail.sequence + 1 {
+            return Err(LogError::OutputGap {
+                topic,
+                partition,
+                sequence,
+                tail: tail.sequence,
+            });
+        }
+        tail = tail.next(topic, &output.body);
+        if tail.chain != output.chain {
+            return Err(LogError::OutputDiffers {
+                topic,
+                partition,
+                sequence,
+            });
+        }
+        new.push(output);
+    }
+    Ok(new)
+}

@@ -1,0 +1,126 @@
+//! A data folder: the embedded log and a store a partition, folded by a thread each.
+//!
+//! ```text
+//! DIR/log         the embedded log
+//! DIR/store/0..n  a partition's store
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::worker::Partition;
+use super::{PartitionError, Settings};
+use crate::log::local::{LocalLog, WallClock};
+use crate::log::{Identity, Log, LogError};
+use crate::store::rocks::Budget;
+
+/// All partitions of a data folder.
+pub struct Host {
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// By number.
+    pub partitions: Vec<Partition>,
+    // Scratch folders of readers, removed with the host.
+    _scratch: Option<Scratch>,
+}
+
+/// A folder of its own under the system's temporary folder, removed when it is let go.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self, PartitionError> {
+        let stamp = chrono::Utc::now().timestamp_nanos_opt().unwrap_or_default();
+        let path = std::env::temp_dir().join(format!("reckon-reader-{}-{stamp}", std::process::id()));
+        folder(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Nothing of worth is in it.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn folder(path: &Path) -> Result<(), PartitionError> {
+    std::fs::create_dir_all(path).map_err(|cause| PartitionError::Folder {
+        path: path.to_owned(),
+        cause,
+    })
+}
+
+/// Where the log of a data folder is.
+pub fn log_path(data: &Path) -> PathBuf {
+    data.join("log")
+}
+
+/// Where a partition's store of a data folder is.
+pub fn store_path(data: &Path, partition: u32) -> PathBuf {
+    data.join("store").join(partition.to_string())
+}
+
+/// Makes the log of a data folder.
+pub fn create_log(data: &Path, identity: &Identity, clock: WallClock) -> Result<LocalLog, PartitionError> {
+    folder(data)?;
+    Ok(LocalLog::create(&log_path(data), identity, clock)?)
+}
+
+/// Opens the log of a data folder to append to it.
+pub fn open_log(data: &Path, clock: WallClock) -> Result<LocalLog, LogError> {
+    LocalLog::open(&log_path(data), clock)
+}
+
+impl Host {
+    /// Opens every partition to fold it.
+    pub fn open(log: Arc<dyn Log>, data: &Path, budget: &Budget, settings: &Settings) -> Result<Self, PartitionError> {
+        folder(&data.join("store"))?;
+        let partitions = (0..log.identity().partition_count)
+            .map(|n| Partition::open(Arc::clone(&log), n, &store_path(data, n), budget, settings.clone()))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            log,
+            partitions,
+            _scratch: None,
+        })
+    }
+
+    /// Opens log and stores beside a process that may be folding them, and folds in memory what that one hasn't put on disk.
+    pub fn open_beside(data: &Path, budget: &Budget, settings: &Settings) -> Result<Self, PartitionError> {
+        let scratch = Scratch::new()?;
+        let log: Arc<dyn Log> = Arc::new(LocalLog::open_beside(&log_path(data), &scratch.0.join("log"))?);
+        let mut partitions = Vec::new();
+        for n in 0..log.identity().partition_count {
+            let own = scratch.0.join(n.to_string());
+            let path = store_path(data, n);
+            let mut partition = Partition::open_beside(Arc::clone(&log), n, &path, budget, settings.clone(), &own)?;
+            partition.catch_up(|_| ())?;
+            partitions.push(partition);
+        }
+        Ok(Self {
+            log,
+            partitions,
+            _scratch: Some(scratch),
+        })
+    }
+
+    /// Folds every partition to the end of its log, a thread each. `progress` is told how many records were folded.
+    pub fn catch_up(&mut self, progress: &(dyn Fn(u64) + Sync)) -> Result<(), PartitionError> {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = self
+                .partitions
+                .iter_mut()
+                .map(|partition| scope.spawn(move || partition.catch_up(progress)))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
+        })
+    }
+
+    /// Commits, delivers and puts everything on disk.
+    pub fn finish(&mut self) -> Result<(), PartitionError> {
+        self.partitions.iter_mut().try_for_each(Partition::finish)
+    }
+}

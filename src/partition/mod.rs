@@ -1,0 +1,95 @@
+//! The imperative shell around one machine: poll, decode, bring in what is packed, apply, commit, emit.
+
+pub mod host;
+pub mod open;
+pub mod worker;
+
+use thiserror::Error;
+
+use crate::log::{LogError, Retention};
+use crate::machine::output::Topic;
+use crate::model::Ms;
+use crate::store::rocks::StoreError;
+
+/// Why a partition stopped.
+#[derive(Debug, Error)]
+pub enum PartitionError {
+    /// The log's.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The store's.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The log has outputs that its own records don't lead to.
+    #[error(
+        "partition {partition}: {} outputs of {} were delivered, but the log folded to its end leads to {folded}; the log was \
+         cut, or folded by another version. Nothing was written",
+        tail,
+        topic.as_str()
+    )]
+    TailAhead {
+        /// Which partition.
+        partition: u32,
+        /// Which topic.
+        topic: Topic,
+        /// Last sequence delivered.
+        tail: u64,
+        /// Last sequence decided.
+        folded: u64,
+    },
+    /// The first record isn't a genesis.
+    #[error(
+        "partition {partition} doesn't begin with its genesis; run `reckon init`, or restore the log from a backup"
+    )]
+    NoGenesis {
+        /// Which partition.
+        partition: u32,
+    },
+    /// A folder of the data directory.
+    #[error("{path}: {cause}")]
+    Folder {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+}
+
+/// How a partition is folded. Nothing here changes what is decided.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Events after which a commit is due.
+    pub commit_events: u64,
+    /// Wall milliseconds after which a commit is due.
+    pub commit_ms: u64,
+    /// Bytes in write buffers after which they are flushed.
+    pub flush_bytes: u64,
+    /// Wall milliseconds after which write buffers are flushed.
+    pub flush_ms: u64,
+    /// Log time that a settled call stays in memory, since its usage often comes then.
+    pub hold_ms: Ms,
+    /// Bytes of records polled at a time.
+    pub poll_bytes: usize,
+    /// Whether a new store's verdicts go to the calls output; an old one's stay as they are.
+    pub calls_output: bool,
+    /// How long the log keeps what no store needs.
+    pub retention: Retention,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            commit_events: 300_000,
+            commit_ms: 200,
+            flush_bytes: 192 << 20,
+            flush_ms: 30_000,
+            hold_ms: 5_000,
+            poll_bytes: 4 << 20,
+            calls_output: true,
+            retention: Retention {
+                bytes: None,
+                age_ms: None,
+            },
+        }
+    }
+}

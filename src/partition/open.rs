@@ -1,0 +1,126 @@
+//! From folder and log to a partition that goes on where it stopped; everything that doesn't fit is refused.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::worker::{Flushed, Partition, Work};
+use super::{PartitionError, Settings};
+use crate::log::{Batch, Log, LogError};
+use crate::machine::fold::Machine;
+use crate::machine::output::Output;
+use crate::store::commit::Written;
+use crate::store::load::{Loaded, load};
+use crate::store::rocks::{Budget, Rocks, StoreIdentity};
+use crate::store::shelf::Shelf;
+use crate::wire::record::Kind;
+
+fn identity_of(log: &dyn Log, number: u32) -> StoreIdentity {
+    let identity = log.identity();
+    StoreIdentity {
+        log_id: identity.log_id.clone(),
+        partition: number,
+        partition_count: identity.partition_count,
+        source: identity.source,
+    }
+}
+
+impl Partition {
+    /// Opens a partition's store, made if need be, to go on folding.
+    pub fn open(
+        log: Arc<dyn Log>,
+        number: u32,
+        path: &Path,
+        budget: &Budget,
+        settings: Settings,
+    ) -> Result<Self, PartitionError> {
+        let rocks = Rocks::open(path, &identity_of(log.as_ref(), number), budget)?;
+        Self::start(log, number, rocks, settings)
+    }
+
+    /// Opens a partition beside the process that folds it: what that one has flushed, and the log from there on.
+    pub fn open_beside(
+        log: Arc<dyn Log>,
+        number: u32,
+        path: &Path,
+        budget: &Budget,
+        settings: Settings,
+        scratch: &Path,
+    ) -> Result<Self, PartitionError> {
+        let rocks = Rocks::open_beside(path, &identity_of(log.as_ref(), number), budget, scratch)?;
+        Self::start(log, number, rocks, settings)
+    }
+
+    fn start(log: Arc<dyn Log>, number: u32, rocks: Rocks, settings: Settings) -> Result<Self, PartitionError> {
+        let (mut machine, shelf, outbox, written) = match load(&rocks)? {
+            Some(Loaded { machine, shelf, outbox }) => {
+                let written = Written::of(&machine);
+                (machine, shelf, outbox, written)
+            }
+            None => {
+                let machine = from_genesis(log.as_ref(), number, &settings)?;
+                let shelf = Shelf::load(&rocks, 0, 0, None)?;
+                (machine, shelf, Vec::<Output>::new(), Written::nothing())
+            }
+        };
+        machine.partition = number;
+        machine.partition_count = log.identity().partition_count;
+        machine.backed = true;
+        let wanted = machine.position.next_offset;
+        let (start, end) = (log.start(number)?, log.end(number)?);
+        if start > wanted {
+            return Err(LogError::HistoryLost {
+                partition: number,
+                start,
+                wanted,
+            }
+            .into());
+        }
+        if end < wanted {
+            return Err(LogError::Truncated {
+                partition: number,
+                end,
+                wanted,
+            }
+            .into());
+        }
+        let flushed = Flushed {
+            position: machine.position,
+            forget_line: machine.clock.forget_line,
+        };
+        let mut partition = Self {
+            number,
+            rocks,
+            work: Work::default(),
+            log,
+            settings,
+            written,
+            unsent: outbox,
+            delivered: Vec::new(),
+            flushed,
+            flushing: None,
+            flushed_at: Instant::now(),
+            committed: machine.position,
+            committed_at: Instant::now(),
+            caught_up: false,
+            scratch: Vec::new(),
+            machine,
+            shelf,
+        };
+        partition.send()?;
+        Ok(partition)
+    }
+}
+
+fn from_genesis(log: &dyn Log, number: u32, settings: &Settings) -> Result<Machine, PartitionError> {
+    let mut batch = Batch::default();
+    log.poll(number, 0, 1, &mut batch)?;
+    let genesis = batch
+        .get(0)
+        .filter(|r| r.kind == Kind::Genesis)
+        .ok_or(PartitionError::NoGenesis { partition: number })?;
+    let identity = log.identity();
+    let mut machine = Machine::new(number, identity.partition_count, identity.source, genesis.append_ms);
+    machine.outputs.calls_on = settings.calls_output;
+    Ok(machine)
+}

@@ -1,0 +1,392 @@
+//! One partition, folded by one thread.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+use super::{PartitionError, Settings};
+use crate::log::{Batch, Log};
+use crate::machine::calls::Queue;
+use crate::machine::control;
+use crate::machine::fold::{Advance, Machine, Position, Record};
+use crate::machine::output::{Output, Topic};
+use crate::model::Ms;
+use crate::model::id::CallKey;
+use crate::store::commit::{self, CommitBytes, Written};
+use crate::store::load::load_period;
+use crate::store::rocks::Rocks;
+use crate::store::shelf::Shelf;
+use crate::wire::record::{self, Input, Kind};
+
+/// Records that are decoded, looked up and applied together, so that memory is waited for once and not once a record.
+const GROUP: usize = 32;
+
+/// Settled calls that are kept after they were read back.
+const CLEAN_MAX: u64 = 4_096;
+
+/// Settled calls that are kept in memory at most, however slowly the log's time goes by.
+const WARM_MAX: u64 = 1 << 20;
+
+/// Position and forget line up to which the store is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flushed {
+    /// How far.
+    pub position: Position,
+    /// Calls last known before it will never be asked for again.
+    pub forget_line: Ms,
+}
+
+/// What a partition has done since it was opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work {
+    /// Records folded.
+    pub records: u64,
+    /// Commits written.
+    pub commits: u64,
+    /// Bytes of the commits.
+    pub bytes: CommitBytes,
+    /// Time in commits.
+    pub commit_time: Duration,
+}
+
+/// One partition.
+pub struct Partition {
+    /// Its number.
+    pub number: u32,
+    /// The state.
+    pub machine: Machine,
+    /// Its packed calls.
+    pub shelf: Shelf,
+    /// Its store.
+    pub rocks: Rocks,
+    /// What it has done.
+    pub work: Work,
+    pub(super) log: Arc<dyn Log>,
+    pub(super) settings: Settings,
+    pub(super) written: Written,
+    /// Decided and committed, not yet delivered.
+    pub(super) unsent: Vec<Output>,
+    /// Delivered since the last commit: their outbox rows go with the next one.
+    pub(super) delivered: Vec<(Topic, u64)>,
+    pub(super) flushed: Flushed,
+    pub(super) flushing: Option<Flushed>,
+    pub(super) flushed_at: Instant,
+    pub(super) committed: Position,
+    pub(super) committed_at: Instant,
+    pub(super) caught_up: bool,
+    pub(super) scratch: Vec<Vec<u8>>,
+}
+
+impl Partition {
+    /// Folds what the log has now, up to `until` or its end. Whether anything was there.
+    pub fn fold_available(&mut self, batch: &mut Batch, until: Option<u64>) -> Result<bool, PartitionError> {
+        let from = self.machine.position.next_offset;
+        let log = Arc::clone(&self.log);
+        log.poll(self.number, from, self.settings.poll_bytes, batch)?;
+        let count = match until {
+            Some(until) => batch.iter().take_while(|r| r.offset < until).count(),
+            None => batch.len(),
+        };
+        if count == 0 {
+            self.reached_end(until.is_none())?;
+            return Ok(false);
+        }
+        self.fold(batch, count)?;
+        Ok(true)
+    }
+
+    /// Folds to the log's end as it is now and commits.
+    pub fn catch_up(&mut self, mut progress: impl FnMut(u64)) -> Result<(), PartitionError> {
+        let mut batch = Batch::default();
+        let mut before = self.work.records;
+        while self.fold_available(&mut batch, None)? {
+            progress(self.work.records - before);
+            before = self.work.records;
+        }
+        Ok(())
+    }
+
+    fn reached_end(&mut self, at_end: bool) -> Result<(), PartitionError> {
+        if at_end && !self.caught_up {
+            for topic in Topic::ALL {
+                let tail = self.log.output_tail(self.number, topic)?.sequence;
+                let folded = self.machine.outputs.tails[topic as usize].sequence;
+                if tail > folded {
+                    return Err(PartitionError::TailAhead {
+                        partition: self.number,
+                        topic,
+                        tail,
+                        folded,
+                    });
+                }
+            }
+            self.caught_up = true;
+        }
+        if self.machine.position != self.committed {
+            self.commit()?;
+        }
+        self.send()
+    }
+
+    /// Folds the first `count` records of a batch.
+    pub fn fold(&mut self, batch: &Batch, count: usize) -> Result<(), PartitionError> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.resize_with(GROUP, Vec::new);
+        let mut at = 0;
+        let mut result = Ok(());
+        while at < count && result.is_ok() {
+            let until = count.min(at + GROUP);
+            result = self.fold_group(batch, at..until, &mut scratch);
+            at = until;
+        }
+        self.scratch = scratch;
+        result
+    }
+
+    fn fold_group(
+        &mut self,
+        batch: &Batch,
+        range: std::ops::Range<usize>,
+        scratch: &mut [Vec<u8>],
+    ) -> Result<(), PartitionError> {
+        let mut records: SmallVec<[Record<'_>; GROUP]> = SmallVec::new();
+        for (polled, scratch) in range.filter_map(|i| batch.get(i)).zip(scratch) {
+            records.push(Record {
+                offset: polled.offset,
+                append_ms: polled.append_ms,
+                bytes: polled.bytes,
+                input: record::decode(polled.kind, polled.bytes, scratch),
+            });
+        }
+        self.bring_in(&records)?;
+        for record in &records {
+            self.apply(record)?;
+        }
+        self.work.records += records.len() as u64;
+        self.pack();
+        let since = self.machine.position.next_offset - self.committed.next_offset;
+        if since >= self.settings.commit_events
+            || (since.is_multiple_of(64) && self.committed_at.elapsed().as_millis() as u64 >= self.settings.commit_ms)
+        {
+            self.commit()?;
+            self.send()?;
+        }
+        Ok(())
+    }
+
+    /// Makes resident every packed call that a record of the group is about.
+    fn bring_in(&mut self, records: &[Record<'_>]) -> Result<(), PartitionError> {
+        let mut absent: SmallVec<[(u32, CallKey<'_>, u64); GROUP]> = SmallVec::new();
+        let mut touched = 0;
+        for record in records {
+            let (account, call) = match &record.input {
+                Input::Event(Ok(event)) => (event.account, event.call),
+                Input::Control(Ok(control)) => match &control.body {
+                    Some(crate::wire::pb::control::Body::Correction(c)) => (c.account_id.as_str(), c.call_id.as_str()),
+                    _ => continue,
+                },
+                _ => continue,
+            };
+            // An account that has no number yet has no calls.
+            let Some(account) = self.machine.accounts.find(account) else {
+                continue;
+            };
+            let key = CallKey::parse(call);
+            let hash = key.hash(account);
+            if self.machine.calls.find(account, &key, hash).is_none() {
+                touched ^= self.shelf.touch(hash);
+                absent.push((account, key, hash));
+            }
+        }
+        std::hint::black_box(touched);
+        for (account, key, hash) in absent {
+            if self.machine.calls.find(account, &key, hash).is_some() {
+                continue;
+            }
+            if let Some(packed) = self.shelf.find(&self.rocks, account, &key, hash)? {
+                let slot = self.machine.calls.insert(packed.call);
+                if let Some(correction) = packed.correction {
+                    self.machine.calls.corrections.insert(slot, correction);
+                }
+                self.machine.calls.enqueue(slot, Queue::Clean);
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, record: &Record<'_>) -> Result<(), PartitionError> {
+        loop {
+            match self.machine.advance(record) {
+                Advance::Done => break,
+                unfinished => self.between_steps(unfinished)?,
+            }
+        }
+        loop {
+            match self.machine.settle_down() {
+                Advance::Done => return Ok(()),
+                unfinished => self.between_steps(unfinished)?,
+            }
+        }
+    }
+
+    fn between_steps(&mut self, unfinished: Advance) -> Result<(), PartitionError> {
+        match unfinished {
+            Advance::Load(periods) => {
+                for (account, month) in periods {
+                    load_period(&self.rocks, &mut self.machine, account, month)?;
+                }
+                Ok(())
+            }
+            // A close of many accounts goes on for long: what is decided is put down meanwhile.
+            Advance::More if self.committed_at.elapsed().as_millis() as u64 >= self.settings.commit_ms => {
+                self.pack();
+                self.commit()?;
+                self.send()
+            }
+            Advance::More | Advance::Done => Ok(()),
+        }
+    }
+
+    /// Packs settled calls that have cooled, and lets go of those that were only looked at.
+    fn pack(&mut self) {
+        let Some(now) = self.machine.clock.now else {
+            return;
+        };
+        let calls = &mut self.machine.calls;
+        while let Some((slot, call)) = calls.coldest() {
+            if call.changed.saturating_add(self.settings.hold_ms) > now && calls.warm() < WARM_MAX {
+                break;
+            }
+            let correction = calls.corrections.get(&slot).map(AsRef::as_ref);
+            self.shelf.put(call, correction);
+            calls.remove(slot);
+        }
+        while calls.clean() > CLEAN_MAX
+            && let Some(slot) = calls.first_clean()
+        {
+            calls.remove(slot);
+        }
+    }
+
+    /// Writes everything that changed, in one batch. Beside another process nothing is written.
+    pub fn commit(&mut self) -> Result<(), PartitionError> {
+        if self.rocks.read_only {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let outputs = self.machine.outputs.take();
+        if !self.caught_up {
+            self.compare(&outputs)?;
+        }
+        let (batch, bytes) = commit::fill(
+            &self.rocks,
+            &mut self.machine,
+            &mut self.shelf,
+            &mut self.written,
+            &outputs,
+            &self.delivered,
+            self.flushed.forget_line,
+        )?;
+        self.rocks.write(batch)?;
+        self.delivered.clear();
+        self.unsent.extend(outputs);
+        self.machine.evict();
+        self.committed = self.machine.position;
+        self.committed_at = Instant::now();
+        self.work.commits += 1;
+        self.work.bytes.add(&bytes);
+        self.work.commit_time += started.elapsed();
+        self.flush_when_due()
+    }
+
+    /// Outputs that are delivered already must be the same ones: compared before anything is written.
+    fn compare(&self, outputs: &[Output]) -> Result<(), PartitionError> {
+        for topic in Topic::ALL {
+            let tail = self.log.output_tail(self.number, topic)?.sequence;
+            let delivered: Vec<Output> = outputs
+                .iter()
+                .filter(|o| o.topic == topic && o.sequence <= tail)
+                .cloned()
+                .collect();
+            self.log.append_outputs(self.number, &delivered)?;
+        }
+        Ok(())
+    }
+
+    /// Delivers what is committed.
+    pub fn send(&mut self) -> Result<(), PartitionError> {
+        if self.unsent.is_empty() || self.rocks.read_only {
+            return Ok(());
+        }
+        self.log.append_outputs(self.number, &self.unsent)?;
+        self.delivered
+            .extend(self.unsent.drain(..).map(|o| (o.topic, o.sequence)));
+        Ok(())
+    }
+
+    fn flush_when_due(&mut self) -> Result<(), PartitionError> {
+        if let Some(flushing) = self.flushing {
+            if !self.rocks.is_flushing() {
+                self.flushed = flushing;
+                self.flushing = None;
+                self.shelf.drop_files(&self.rocks)?;
+                let retention = self.settings.retention;
+                self.log.prune(self.number, flushed_offset(&flushing), retention)?;
+            }
+            return Ok(());
+        }
+        let due = self.rocks.unflushed_bytes() >= self.settings.flush_bytes
+            || self.flushed_at.elapsed().as_millis() as u64 >= self.settings.flush_ms;
+        if due {
+            self.flushed_at = Instant::now();
+            self.flushing = Some(self.state_on_disk());
+            self.rocks.start_flush()?;
+        }
+        Ok(())
+    }
+
+    fn state_on_disk(&self) -> Flushed {
+        Flushed {
+            position: self.committed,
+            forget_line: self.machine.clock.forget_line,
+        }
+    }
+
+    /// Commits, delivers and puts everything on disk.
+    pub fn close(mut self) -> Result<(), PartitionError> {
+        self.finish()
+    }
+
+    /// Commits, delivers and puts everything on disk; the partition can go on after.
+    pub fn finish(&mut self) -> Result<(), PartitionError> {
+        if self.rocks.read_only {
+            return Ok(());
+        }
+        self.commit()?;
+        self.send()?;
+        if !self.delivered.is_empty() {
+            self.commit()?;
+        }
+        self.rocks.flush()?;
+        self.flushed = self.state_on_disk();
+        self.flushing = None;
+        self.shelf.drop_files(&self.rocks)?;
+        Ok(())
+    }
+}
+
+fn flushed_offset(flushed: &Flushed) -> u64 {
+    flushed.position.next_offset
+}
+
+/// Where a record belongs: the account that it names, or everyone's.
+pub fn account_of(kind: Kind, bytes: &[u8]) -> Option<String> {
+    match kind {
+        Kind::Event => record::account_of(bytes),
+        Kind::Control => crate::wire::control::decode(bytes)
+            .ok()
+            .and_then(|c| control::account_of(&c).map(str::to_owned)),
+        Kind::Tick | Kind::Genesis => None,
+    }
+}
