@@ -1,5 +1,5 @@
 //! Reckon.
-#[cfg(feature = "store")]
+pub mod auditor;
 pub mod log;
 pub mod machine;
 pub mod model;

@@ -2,6 +2,7 @@
 
 pub mod host;
 pub mod open;
+pub mod read;
 pub mod worker;
 
 use thiserror::Error;

@@ -1,0 +1,100 @@
+//! `reckon init`: makes a log.
+
+use std::path::Path;
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use super::{CliError, Data};
+use crate::log::local::{LocalLog, wall_clock};
+use crate::log::{Identity, Log, LogError};
+use crate::machine::clock::Source;
+use crate::partition::host;
+
+/// Partitions at most: each has a store and a thread of its own.
+const PARTITIONS_MAX: u32 = 1_024;
+
+/// Make a log: its id, partitions and clock source stay as they are given here.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  reckon init --data ./reckon-data --partitions 4 --clock ticks")]
+pub struct Init {
+    #[command(flatten)]
+    data: Data,
+
+    /// Partitions: how many cores can fold at once; accounts are spread over them
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=i64::from(PARTITIONS_MAX)))]
+    partitions: u32,
+
+    /// What moves the log's clock: append times (live), or ticks alone (histories, demos, tests)
+    #[arg(long, value_enum, default_value_t = Clock::Append)]
+    clock: Clock,
+}
+
+/// A clock source on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Clock {
+    /// Append times, held back by the owner's ticks.
+    Append,
+    /// Ticks alone.
+    Ticks,
+}
+
+impl From<Clock> for Source {
+    fn from(clock: Clock) -> Self {
+        match clock {
+            Clock::Append => Self::Append,
+            Clock::Ticks => Self::Ticks,
+        }
+    }
+}
+
+/// A log id that no other log has.
+fn new_log_id() -> String {
+    let nanos = chrono::Utc::now().timestamp_nanos_opt().unwrap_or_default();
+    format!("reckon-{nanos:x}-{:x}", std::process::id())
+}
+
+/// Makes a log in the data folder.
+pub fn create(data: &Path, partitions: u32, source: Source) -> Result<LocalLog, CliError> {
+    let identity = Identity {
+        log_id: new_log_id(),
+        partition_count: partitions,
+        source,
+    };
+    Ok(host::create_log(data, &identity, wall_clock())?)
+}
+
+/// Opens the data folder's log for a history, made if there is none.
+pub fn open_for_history(data: &Path, partitions: u32) -> Result<LocalLog, CliError> {
+    match host::open_log(data, wall_clock()) {
+        Ok(log) if log.identity().source == Source::Ticks => Ok(log),
+        Ok(_) => Err(CliError::Usage(format!(
+            "the log in {} takes its time from append times; a history needs one made with `reckon init --clock ticks`: give \
+             another --data",
+            data.display()
+        ))),
+        Err(LogError::NoGenesis { .. }) => create(data, partitions, Source::Ticks),
+        Err(cause) => Err(cause.into()),
+    }
+}
+
+impl Init {
+    pub(super) fn run(self, json: bool) -> Result<(), CliError> {
+        let log = create(&self.data.data, self.partitions, self.clock.into())?;
+        let identity = log.identity();
+        let data = self.data.data.display();
+        if json {
+            let row = json!({"log_id": identity.log_id, "partitions": identity.partition_count,
+                "clock": identity.source.as_str(), "data": data.to_string()});
+            println!("{row}");
+        } else {
+            println!(
+                "made log {} in {data}: {} partitions, clock source {}",
+                identity.log_id,
+                identity.partition_count,
+                identity.source.as_str()
+            );
+        }
+        Ok(())
+    }
+}

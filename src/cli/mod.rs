@@ -1,0 +1,127 @@
+//! The commands. Each is a file; what they print is for people on a terminal, or JSON with `--json`.
+
+pub mod append;
+pub mod check;
+pub mod explain;
+pub mod export;
+pub mod import;
+pub mod init;
+pub mod inspect;
+pub mod replay;
+pub mod rows;
+pub mod terminal;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use thiserror::Error;
+
+use crate::log::LogError;
+use crate::partition::PartitionError;
+use crate::store::rocks::StoreError;
+
+/// Turns the request-lifecycle events of API gateways into what each account owes.
+#[derive(Debug, Parser)]
+#[command(name = "reckon", version, max_term_width = 110, propagate_version = true)]
+pub struct Cli {
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Init(init::Init),
+    Import(import::Import),
+    Export(export::Export),
+    Check(check::Check),
+    Explain(explain::Explain),
+    Replay(replay::Replay),
+    Inspect(inspect::Inspect),
+}
+
+/// Where the log and the stores are.
+#[derive(Clone, Debug, Args)]
+pub struct Data {
+    /// Folder of the log and the stores
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+}
+
+/// Why a command failed.
+#[derive(Debug, Error)]
+pub enum CliError {
+    /// A partition's.
+    #[error(transparent)]
+    Partition(#[from] PartitionError),
+    /// A file's.
+    #[error("{path}: {cause}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// A trace's.
+    #[error(transparent)]
+    Trace(#[from] crate::workload::azure::TraceError),
+    /// The output is gone.
+    #[error("standard output: {0}")]
+    Output(#[from] std::io::Error),
+    /// A row that can't be written.
+    #[error("JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The command doesn't fit what is there.
+    #[error("{0}")]
+    Usage(String),
+    /// What was looked for isn't there, or something was found that shouldn't be.
+    #[error("{0}")]
+    Finding(String),
+}
+
+impl From<LogError> for CliError {
+    fn from(cause: LogError) -> Self {
+        Self::Partition(cause.into())
+    }
+}
+
+impl From<StoreError> for CliError {
+    fn from(cause: StoreError) -> Self {
+        Self::Partition(cause.into())
+    }
+}
+
+/// Exit code of a command line that can't be understood.
+const USAGE: u8 = 2;
+
+/// Runs the command line. 0: good; 1: a finding or a failure; 2: usage.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.json;
+    let result = match cli.command {
+        Command::Init(command) => command.run(json),
+        Command::Import(command) => command.run(json),
+        Command::Export(command) => command.run(),
+        Command::Check(command) => command.run(json),
+        Command::Explain(command) => command.run(json),
+        Command::Replay(command) => command.run(json),
+        Command::Inspect(command) => command.run(json),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has had enough: `reckon export … | head`.
+        Err(CliError::Output(cause)) if cause.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(CliError::Usage(what)) => {
+            eprintln!("error: {what}");
+            ExitCode::from(USAGE)
+        }
+        Err(cause) => {
+            eprintln!("error: {cause}");
+            ExitCode::FAILURE
+        }
+    }
+}
