@@ -1,5 +1,8 @@
 //! Reckon.
 pub mod auditor;
+#[cfg(feature = "store")]
+pub mod cli;
+#[cfg(feature = "store")]
 pub mod log;
 pub mod machine;
 pub mod model;
@@ -8,3 +11,4 @@ pub mod partition;
 #[cfg(feature = "store")]
 pub mod store;
 pub mod wire;
+pub mod workload;

@@ -118,5 +118,29 @@ impl<'a> Appender<'a> {
 
 /// A tick's bytes.
 pub fn tick(at: Ms) -> Vec<u8> {
-    pb::Tick { at: Some(timestamp(at)) }.encode_to_vec()
+    pb::Tick {
+        at: Some(timestamp(at)),
+    }
+    .encode_to_vec()
+}
+
+impl Appender<'_> {
+    /// The steps of a workload, in their order.
+    pub fn steps(&mut self, steps: impl IntoIterator<Item = crate::workload::Step>) -> Result<(), LogError> {
+        use crate::workload::What;
+        for step in steps {
+            match step.what {
+                What::Tick => self.tick(step.at_ms)?,
+                What::Event(event) => {
+                    let account = Some(event.account_id.as_str()).filter(|a| !a.is_empty());
+                    self.event_at(account, event.encode_to_vec(), Some(step.at_ms))?;
+                }
+                What::Control(control) => {
+                    self.tick(step.at_ms)?;
+                    self.control(*control)?;
+                }
+            }
+        }
+        Ok(())
+    }
 }

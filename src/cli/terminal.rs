@@ -94,7 +94,12 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped() {
-        for (number, shown) in [("0", "0"), ("1234", "1,234"), ("-1234567.50", "-1,234,567.50"), ("999", "999")] {
+        for (number, shown) in [
+            ("0", "0"),
+            ("1234", "1,234"),
+            ("-1234567.50", "-1,234,567.50"),
+            ("999", "999"),
+        ] {
             assert_eq!(grouped(number), shown);
         }
     }

@@ -56,6 +56,12 @@ impl Batch {
         });
     }
 
+    /// Lets go of records from that offset on.
+    pub fn cut(&mut self, offset: u64) {
+        let keep = self.places.partition_point(|p| p.offset < offset);
+        self.places.truncate(keep);
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.places.len()

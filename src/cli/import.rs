@@ -1,0 +1,299 @@
+//! `reckon import`: histories into a log of their own, folded as they come.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::append::{Appender, tick};
+use super::terminal::{grouped, progress};
+use super::{CliError, Data, init};
+use crate::log::{Log, NewRecord};
+use crate::model::Ms;
+use crate::partition::Settings;
+use crate::partition::host::Host;
+use crate::store::rocks::Budget;
+use crate::wire::check::instant_ms;
+use crate::wire::json as wire_json;
+use crate::wire::record::Kind;
+use crate::wire::record_file::{self, Line};
+use crate::workload::azure;
+
+/// Fold a history: a file of log records, or real request traces.
+#[derive(Debug, Args)]
+#[command(subcommand_required = true)]
+pub struct Import {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    Events(Events),
+    AzureLlm(AzureLlm),
+}
+
+/// Fold a file of log records (NDJSON: events, ticks, control records in log order)
+///
+/// A file without ticks gets them from occurred_at: time is the latest occurred_at read so far.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  reckon import events history.ndjson --data ./reckon-data --close")]
+struct Events {
+    /// The file
+    file: PathBuf,
+
+    #[command(flatten)]
+    data: Data,
+
+    /// Partitions of the log, if it is to be made
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    partitions: u32,
+
+    /// Then let time run on until no timer is left: every call settled, every month closed
+    #[arg(long)]
+    close: bool,
+}
+
+/// Fold the Azure LLM inference traces (TIMESTAMP,ContextTokens,GeneratedTokens)
+///
+/// Each file is a service of the same accounts. The traces carry no accounts and no failures: both are added by a seeded
+/// rule; by default every request succeeds, so that exactly the traces' tokens are billed.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  reckon import azure-llm AzureLLMInferenceTrace_conv.csv AzureLLMInferenceTrace_code.csv --data ./azure"
+)]
+struct AzureLlm {
+    /// The traces
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+
+    #[command(flatten)]
+    data: Data,
+
+    /// Partitions of the log, if it is to be made
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    partitions: u32,
+
+    /// Seed of accounts and outcomes
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+
+    /// Accounts that the requests are spread over
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    accounts: u32,
+
+    /// Requests of a thousand that fail at the upstream
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    failures_per_mille: u16,
+
+    /// Requests of a thousand whose client leaves
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    disconnects_per_mille: u16,
+
+    /// Then let time run on until no timer is left: every call settled, every month closed
+    #[arg(long)]
+    close: bool,
+}
+
+/// What was folded.
+pub(super) struct Folded {
+    /// All partitions, at the end of the log.
+    pub host: Host,
+    /// Records appended.
+    pub appended: u64,
+}
+
+/// Opens a history's log and folds what it has, so that more can follow.
+pub(super) fn open(data: &Path, partitions: u32) -> Result<Host, CliError> {
+    let log: Arc<dyn Log> = Arc::new(init::open_for_history(data, partitions)?);
+    let mut host = Host::open(log, data, &Budget::default(), &Settings::default())?;
+    host.catch_up(&|_| ())?;
+    Ok(host)
+}
+
+/// The last control version that all partitions have accepted.
+pub(super) fn control_version(host: &Host) -> u64 {
+    host.partitions
+        .iter()
+        .map(|p| p.machine.ledger.version)
+        .max()
+        .unwrap_or(0)
+}
+
+/// Lets time run on until no timer is left.
+pub(super) fn run_on(host: &mut Host) -> Result<(), CliError> {
+    let mut before = None;
+    loop {
+        let due = host.partitions.iter().filter_map(|p| p.last_timer()).max();
+        // A held month's timers stay; time that has come there once needn't come again.
+        let Some(due) = due.filter(|due| before.is_none_or(|b| *due > b)) else {
+            return Ok(());
+        };
+        before = Some(due);
+        let record = NewRecord {
+            kind: Kind::Tick,
+            bytes: tick(due),
+        };
+        host.log.broadcast(vec![record])?;
+        host.catch_up(&|_| ())?;
+    }
+}
+
+impl Import {
+    pub(super) fn run(self, json: bool) -> Result<(), CliError> {
+        match self.what {
+            What::Events(events) => events.run(json),
+            What::AzureLlm(azure) => azure.run(json),
+        }
+    }
+}
+
+fn finish(mut folded: Folded, close: bool, json: bool, more: serde_json::Value) -> Result<(), CliError> {
+    if close {
+        run_on(&mut folded.host)?;
+    }
+    folded.host.finish()?;
+    let sum = |of: fn(&crate::machine::fold::Counters) -> u64| -> u64 {
+        let machines = folded.host.partitions.iter().map(|p| &p.machine);
+        machines.map(|m| of(&m.counters)).sum()
+    };
+    let rejected: u64 = sum(|c| c.rejects.values().sum());
+    let open: u64 = folded.host.partitions.iter().map(|p| p.machine.calls.open()).sum();
+    let (events, settled, amended) = (sum(|c| c.events), sum(|c| c.settled), sum(|c| c.amended));
+    if json {
+        let row = json!({"records": folded.appended, "events": events, "calls_settled": settled,
+            "verdicts_amended": amended, "calls_open": open, "rejected": rejected, "source": more});
+        println!("{row}");
+        return Ok(());
+    }
+    let n = |count: u64| grouped(&count.to_string());
+    println!(
+        "appended {} records, ticks counted once a partition",
+        n(folded.appended)
+    );
+    println!(
+        "folded   {} events: {} calls settled, {} verdicts amended, {} calls open, {} records rejected",
+        n(events),
+        n(settled),
+        n(amended),
+        n(open),
+        n(rejected)
+    );
+    if rejected > 0 {
+        println!("         see them with `reckon export rejects --data DIR`");
+    }
+    if open > 0 {
+        println!("         open calls wait for time to go on; --close lets it");
+    }
+    Ok(())
+}
+
+fn read_lines(file: &Path, mut take: impl FnMut(&str, u64) -> Result<(), CliError>) -> Result<(), CliError> {
+    let failed = |cause| CliError::File {
+        path: file.to_owned(),
+        cause,
+    };
+    let mut reader = BufReader::with_capacity(1 << 20, File::open(file).map_err(failed)?);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line).map_err(failed)?;
+        if read == 0 {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&line);
+        if !text.trim().is_empty() {
+            take(text.trim(), read as u64)?;
+        }
+    }
+}
+
+impl Events {
+    fn run(self, json: bool) -> Result<(), CliError> {
+        let mut has_ticks = false;
+        read_lines(&self.file, |line, _| {
+            has_ticks |= line.starts_with("{\"tick\"") || matches!(record_file::parse(line), Ok(Line::Tick(_)));
+            Ok(())
+        })?;
+        let mut host = open(&self.data.data, self.partitions)?;
+        let log = Arc::clone(&host.log);
+        let mut appender = Appender::new(log.as_ref(), control_version(&host));
+        let size = std::fs::metadata(&self.file).map_or(0, |m| m.len());
+        let bar = progress(size, "appending");
+        let mut latest: Option<Ms> = None;
+        read_lines(&self.file, |line, bytes| {
+            bar.inc(bytes);
+            match record_file::parse(line) {
+                Ok(Line::Tick(at)) => appender.tick(at)?,
+                Ok(Line::Event(text)) => {
+                    let read = wire_json::decode(text.as_bytes()).ok();
+                    let account = read
+                        .as_ref()
+                        .map(|r| r.event.account_id.as_str())
+                        .filter(|a| !a.is_empty());
+                    if !has_ticks {
+                        let at = read.as_ref().and_then(|r| r.event.occurred_at.as_ref()).map(instant_ms);
+                        latest = latest.max(at);
+                    }
+                    let account = account.map(str::to_owned);
+                    appender.event_at(account.as_deref(), text.into_bytes(), latest)?;
+                }
+                Ok(Line::Control(control)) => appender.control(*control)?,
+                // Kept as it stands: the fold rejects it with its reason.
+                Err(_) => appender.event_at(None, line.as_bytes().to_vec(), latest)?,
+            }
+            Ok(())
+        })?;
+        if let Some(latest) = latest {
+            appender.tick(latest)?;
+        }
+        appender.flush()?;
+        bar.finish_and_clear();
+        let appended = appender.appended;
+        let bar = progress(appended, "folding");
+        host.catch_up(&|records| bar.inc(records))?;
+        bar.finish_and_clear();
+        finish(Folded { host, appended }, self.close, json, json!({"file": self.file}))
+    }
+}
+
+impl AzureLlm {
+    fn run(self, json: bool) -> Result<(), CliError> {
+        let options = azure::Options {
+            seed: self.seed,
+            accounts: self.accounts,
+            failures_per_mille: self.failures_per_mille,
+            disconnects_per_mille: self.disconnects_per_mille,
+            ..azure::Options::default()
+        };
+        let trace = azure::read(&self.files, &options)?;
+        let mut host = open(&self.data.data, self.partitions)?;
+        let log = Arc::clone(&host.log);
+        let mut appender = Appender::new(log.as_ref(), control_version(&host));
+        appender.steps(trace.steps)?;
+        appender.flush()?;
+        let appended = appender.appended;
+        let bar = progress(appended, "folding");
+        host.catch_up(&|records| bar.inc(records))?;
+        bar.finish_and_clear();
+        let mut sources = Vec::new();
+        for (file, sums) in &trace.sums {
+            sources.push(
+                json!({"file": file, "requests": sums.requests, "context_tokens": sums.context_tokens,
+                "generated_tokens": sums.generated_tokens}),
+            );
+            if !json {
+                println!(
+                    "{file}: {} requests, {} context tokens, {} generated tokens",
+                    grouped(&sums.requests.to_string()),
+                    grouped(&sums.context_tokens.to_string()),
+                    grouped(&sums.generated_tokens.to_string())
+                );
+            }
+        }
+        finish(Folded { host, appended }, self.close, json, sources.into())
+    }
+}

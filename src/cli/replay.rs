@@ -1,0 +1,218 @@
+//! `reckon replay`: fold the log again from nothing and compare.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+
+use super::terminal::progress;
+use super::{CliError, Data};
+use crate::log::{Batch, Identity, Log, LogError, NewRecord, Receipt, Retention};
+use crate::machine::output::{Output, Tail, Topic};
+use crate::partition::host::Host;
+use crate::partition::worker::Partition;
+use crate::partition::{PartitionError, Settings};
+use crate::store::rocks::Budget;
+
+/// Fold the log again from nothing: identical digests and rows, or the first place that differs
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  reckon replay --data ./reckon-data")]
+pub struct Replay {
+    #[command(flatten)]
+    data: Data,
+}
+
+/// The log as it is, up to where the first fold has come; its outputs are compared with, never written.
+struct Again {
+    log: Arc<dyn Log>,
+    ends: Vec<u64>,
+}
+
+impl Log for Again {
+    fn identity(&self) -> &Identity {
+        self.log.identity()
+    }
+
+    fn start(&self, partition: u32) -> Result<u64, LogError> {
+        self.log.start(partition)
+    }
+
+    fn end(&self, partition: u32) -> Result<u64, LogError> {
+        Ok(self.ends[partition as usize])
+    }
+
+    fn poll(&self, partition: u32, from: u64, max_bytes: usize, batch: &mut Batch) -> Result<(), LogError> {
+        self.log.poll(partition, from, max_bytes, batch)?;
+        batch.cut(self.ends[partition as usize]);
+        Ok(())
+    }
+
+    fn append(&self, _: u32, _: Vec<NewRecord>) -> Result<Vec<Receipt>, LogError> {
+        Ok(Vec::new())
+    }
+
+    fn broadcast(&self, _: Vec<NewRecord>) -> Result<Vec<Receipt>, LogError> {
+        Ok(Vec::new())
+    }
+
+    fn wait(&self, _: u32, _: u64, _: Duration) -> Result<bool, LogError> {
+        Ok(false)
+    }
+
+    /// Those that were delivered must be the same; later ones have nothing to be compared with.
+    fn append_outputs(&self, partition: u32, outputs: &[Output]) -> Result<(), LogError> {
+        for topic in Topic::ALL {
+            let tail = self.log.output_tail(partition, topic)?.sequence;
+            let of_topic = outputs.iter().filter(|o| o.topic == topic && o.sequence <= tail);
+            for output in of_topic {
+                let delivered = self.log.read_outputs(partition, topic, output.sequence - 1, 1)?;
+                if delivered
+                    .first()
+                    .is_some_and(|d| d.sequence == output.sequence && d != output)
+                {
+                    return Err(LogError::OutputDiffers {
+                        topic,
+                        partition,
+                        sequence: output.sequence,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn output_tail(&self, _: u32, _: Topic) -> Result<Tail, LogError> {
+        Ok(Tail::default())
+    }
+
+    fn read_outputs(&self, _: u32, _: Topic, _: u64, _: usize) -> Result<Vec<Output>, LogError> {
+        Ok(Vec::new())
+    }
+
+    fn prune(&self, _: u32, _: u64, _: Retention) -> Result<(), LogError> {
+        Ok(())
+    }
+}
+
+/// What differs between two folds of one partition; `None`: nothing.
+fn difference(first: &Partition, again: &Partition) -> Result<Option<String>, PartitionError> {
+    let number = first.number;
+    if first.machine.position != again.machine.position {
+        return Ok(Some(format!(
+            "partition {number}: folded to offset {}, again to {}",
+            first.machine.position.next_offset, again.machine.position.next_offset
+        )));
+    }
+    let (was, is) = (first.usage(None)?, again.usage(None)?);
+    for key in was.keys().chain(is.keys()) {
+        if was.get(key) != is.get(key) {
+            return Ok(Some(format!(
+                "partition {number}: usage of account {} in {} differs: {:?} was {:?}",
+                key.0,
+                key.1,
+                is.get(key),
+                was.get(key)
+            )));
+        }
+    }
+    for topic in Topic::ALL {
+        let tails = (
+            first.machine.outputs.tails[topic as usize],
+            again.machine.outputs.tails[topic as usize],
+        );
+        if tails.0 != tails.1 {
+            return Ok(Some(format!(
+                "partition {number}: {} outputs end with sequence {} (chain {:032x}), again with {} ({:032x})",
+                topic.as_str(),
+                tails.0.sequence,
+                tails.0.chain,
+                tails.1.sequence,
+                tails.1.chain
+            )));
+        }
+    }
+    let digests = (first.machine.digest.value(), again.machine.digest.value());
+    if digests.0 != digests.1 {
+        return Ok(Some(format!(
+            "partition {number}: digest {:032x}, again {:032x}, though rows and outputs are the same",
+            digests.0, digests.1
+        )));
+    }
+    Ok(None)
+}
+
+/// Folds a host's log again into `scratch` and compares.
+pub(super) fn compare(host: &Host, scratch: &Path) -> Result<Option<String>, CliError> {
+    for partition in &host.partitions {
+        let start = host.log.start(partition.number)?;
+        if start > 0 {
+            return Err(CliError::Finding(format!(
+                "partition {} of the log begins at offset {start}: its beginning was removed by retention, so it can't be folded \
+                 again from nothing",
+                partition.number
+            )));
+        }
+    }
+    let again: Arc<dyn Log> = Arc::new(Again {
+        log: Arc::clone(&host.log),
+        ends: host.partitions.iter().map(|p| p.machine.position.next_offset).collect(),
+    });
+    let settings = Settings {
+        calls_output: host.partitions.iter().all(|p| p.machine.outputs.calls_on),
+        ..Settings::default()
+    };
+    let mut second = Host::open(again, scratch, &Budget::default(), &settings)?;
+    let total: u64 = host.partitions.iter().map(|p| p.machine.position.next_offset).sum();
+    let bar = progress(total, "replaying");
+    let folded = second.catch_up(&|records| bar.inc(records));
+    bar.finish_and_clear();
+    match folded {
+        Ok(()) => {}
+        Err(PartitionError::Log(cause @ LogError::OutputDiffers { .. })) => return Ok(Some(cause.to_string())),
+        Err(cause) => return Err(cause.into()),
+    }
+    for (first, again) in host.partitions.iter().zip(&second.partitions) {
+        if let Some(found) = difference(first, again)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+impl Replay {
+    pub(super) fn run(self, json: bool) -> Result<(), CliError> {
+        let host = Host::open_beside(&self.data.data, &Budget::default(), &Settings::default())?;
+        let scratch = self.data.data.join("replay");
+        let file = |cause| CliError::File {
+            path: scratch.clone(),
+            cause,
+        };
+        if scratch.exists() {
+            std::fs::remove_dir_all(&scratch).map_err(file)?;
+        }
+        std::fs::create_dir_all(&scratch).map_err(file)?;
+        let found = compare(&host, &scratch);
+        std::fs::remove_dir_all(&scratch).map_err(file)?;
+        match found? {
+            Some(found) => Err(CliError::Finding(found)),
+            None => {
+                let digests: Vec<String> = host
+                    .partitions
+                    .iter()
+                    .map(|p| format!("{:032x}", p.machine.digest.value()))
+                    .collect();
+                if json {
+                    println!("{}", json!({"identical": true, "digests": digests}));
+                } else {
+                    println!("folded again from nothing: digests, usage and outputs are identical");
+                    for (partition, digest) in digests.iter().enumerate() {
+                        println!("  partition {partition}: {digest}");
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
