@@ -1,6 +1,7 @@
 //! The commands. Each is a file; what they print is for people on a terminal, or JSON with `--json`.
 
 pub mod append;
+pub mod bench;
 pub mod check;
 pub mod explain;
 pub mod export;
@@ -42,6 +43,7 @@ enum Command {
     Explain(explain::Explain),
     Replay(replay::Replay),
     Inspect(inspect::Inspect),
+    Bench(bench::Bench),
 }
 
 /// Where the log and the stores are.
@@ -95,6 +97,17 @@ impl From<StoreError> for CliError {
     }
 }
 
+impl CliError {
+    fn is_broken_pipe(&self) -> bool {
+        let kind = match self {
+            Self::Output(cause) => Some(cause.kind()),
+            Self::Json(cause) => cause.io_error_kind(),
+            _ => None,
+        };
+        kind == Some(std::io::ErrorKind::BrokenPipe)
+    }
+}
+
 /// Exit code of a command line that can't be understood.
 const USAGE: u8 = 2;
 
@@ -110,11 +123,12 @@ pub fn run() -> ExitCode {
         Command::Explain(command) => command.run(json),
         Command::Replay(command) => command.run(json),
         Command::Inspect(command) => command.run(json),
+        Command::Bench(command) => command.run(json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has had enough: `reckon export … | head`.
-        Err(CliError::Output(cause)) if cause.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(cause) if cause.is_broken_pipe() => ExitCode::SUCCESS,
         Err(CliError::Usage(what)) => {
             eprintln!("error: {what}");
             ExitCode::from(USAGE)

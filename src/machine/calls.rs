@@ -430,7 +430,8 @@ impl Calls {
 
     /// Pages with a change since the last time this was asked, each once.
     pub fn take_dirty_pages(&mut self) -> Vec<u32> {
-        let pages = std::mem::take(&mut self.dirty_pages);
+        let mut pages = std::mem::take(&mut self.dirty_pages);
+        pages.sort_unstable();
         for &page in &pages {
             if let Some(dirty) = self.page_is_dirty.get_mut(page as usize) {
                 *dirty = false;

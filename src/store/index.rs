@@ -1,14 +1,16 @@
 //! Which block holds a settled call: a resident table that proves absence and names the few blocks that may hold a call.
 //!
-//! A call costs one slot of 40 bits. Buckets are cache lines of 12 slots. A call's home bucket follows from 36 retained bits
-//! of its hash *in order* (the top 4 choose one of 16 segments), so slot and home together give the retained bits back, and
-//! a segment grows by a few per cent in one sequential pass, without any id being read:
+//! A call costs one slot of 40 bits. Buckets are cache lines of 12 slots; a call has two buckets and lies in one of them,
+//! which lets a table be nine tenths full. The first follows from 36 retained bits of its hash *in order* (the top 6 choose
+//! one of 64 segments), the second lies an offset further that follows from the slot. So a slot and its bucket together give
+//! the retained bits back, and a segment grows by a sixth in one pass through the cache, without any id being read:
 //!
 //! ```text
-//! h     = the 32 retained bits below the segment's 4
-//! home  = h × buckets >> 32
-//! slot  = (h − first h of home) | block number modulo what is left of 40 bits
-//! line  = 12 slots, then 4 bytes: 12 × 2 bits "buckets from home", 4 bits count, 2 bits "how far my calls went"
+//! h      = the 30 retained bits below the segment's 6
+//! first  = h × buckets >> 30
+//! slot   = (h − least h of first) | block number modulo what is left of 40 bits
+//! second = first + offset(h − least h of first), modulo buckets
+//! line   = 12 slots, then 4 bytes: 12 bits "here is the second bucket", 4 bits count
 //! ```
 //!
 //! A candidate is only ever a hint: the block is read and the whole id compared. Entries of dropped blocks are passed over
@@ -21,13 +23,13 @@ use smallvec::SmallVec;
 /// Bits of a call's hash that are kept, here and beside its block.
 pub const RETAINED_BITS: u32 = 36;
 
-const SEGMENT_BITS: u32 = 4;
+const SEGMENT_BITS: u32 = 6;
 const SEGMENTS: usize = 1 << SEGMENT_BITS;
+const H_BITS: u32 = RETAINED_BITS - SEGMENT_BITS;
 const SLOTS: usize = 12;
 const SLOT_BITS: u32 = 40;
 const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
-const REACH_MAX: usize = 3;
-const BUCKETS_MIN: u64 = 64;
+const BUCKETS_MIN: u64 = 16;
 
 /// Blocks that may hold a call, newest first.
 pub type Candidates = SmallVec<[u64; 4]>;
@@ -45,49 +47,32 @@ impl Line {
     const EMPTY: Self = Self([0; 64]);
 
     fn slot(&self, i: usize) -> u64 {
+        // Eight bytes at once and three of them masked away: the last slot ends at byte 60 of 64.
         let mut bytes = [0u8; 8];
-        bytes[..5].copy_from_slice(&self.0[i * 5..i * 5 + 5]);
-        u64::from_le_bytes(bytes)
-    }
-
-    fn set_slot(&mut self, i: usize, value: u64) {
-        self.0[i * 5..i * 5 + 5].copy_from_slice(&value.to_le_bytes()[..5]);
+        bytes.copy_from_slice(&self.0[i * 5..i * 5 + 8]);
+        u64::from_le_bytes(bytes) & SLOT_MASK
     }
 
     fn meta(&self) -> u32 {
         u32::from_le_bytes([self.0[60], self.0[61], self.0[62], self.0[63]])
     }
 
-    fn set_meta(&mut self, meta: u32) {
-        self.0[60..64].copy_from_slice(&meta.to_le_bytes());
-    }
-
     fn count(&self) -> usize {
-        (self.meta() >> 24 & 15) as usize
+        (self.meta() >> 12 & 15) as usize
     }
 
-    fn reach(&self) -> usize {
-        (self.meta() >> 28 & 3) as usize
-    }
-
-    fn extend_reach(&mut self, reach: usize) {
-        if reach > self.reach() {
-            self.set_meta(self.meta() & !(3 << 28) | (reach as u32) << 28);
-        }
-    }
-
-    fn from_home(&self, i: usize) -> usize {
-        (self.meta() >> (2 * i) & 3) as usize
+    fn is_second(&self, i: usize) -> bool {
+        self.meta() >> i & 1 == 1
     }
 
     /// Puts a slot in at `i`, which is at most the count.
-    fn put(&mut self, i: usize, value: u64, from_home: usize) {
-        let mut meta = self.meta() & !(3 << (2 * i)) | (from_home as u32) << (2 * i);
+    fn put(&mut self, i: usize, value: u64, second: bool) {
+        let mut meta = self.meta() & !(1 << i) | u32::from(second) << i;
         if i == self.count() {
-            meta += 1 << 24;
+            meta += 1 << 12;
         }
-        self.set_meta(meta);
-        self.set_slot(i, value);
+        self.0[60..64].copy_from_slice(&meta.to_le_bytes());
+        self.0[i * 5..i * 5 + 5].copy_from_slice(&value.to_le_bytes()[..5]);
     }
 }
 
@@ -108,22 +93,38 @@ struct Segment {
 
 impl Segment {
     fn new(buckets: u64) -> Self {
-        // As many values of h share a home as fit into 2^32 / buckets, rounded up.
-        let per_home = (1u64 << 32).div_ceil(buckets);
+        // As many values of h share a first bucket as fit, rounded up.
+        let per_bucket = (1u64 << H_BITS).div_ceil(buckets);
         Self {
-            lines: vec![Line::EMPTY; buckets as usize + REACH_MAX],
+            lines: vec![Line::EMPTY; buckets as usize],
             buckets,
-            hash_bits: 64 - (per_home - 1).leading_zeros(),
+            hash_bits: 64 - (per_bucket - 1).leading_zeros(),
             used: 0,
         }
     }
 
-    fn home(&self, h: u64) -> u64 {
-        (h * self.buckets) >> 32
+    fn first(&self, h: u64) -> u64 {
+        (h * self.buckets) >> H_BITS
     }
 
-    fn first_of(&self, home: u64) -> u64 {
-        (home << 32).div_ceil(self.buckets)
+    fn least_of(&self, first: u64) -> u64 {
+        (first << H_BITS).div_ceil(self.buckets)
+    }
+
+    /// How much further the second bucket lies, 1 to buckets − 1.
+    fn offset(&self, part: u64) -> u64 {
+        let mixed = (part + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        1 + (mixed * (self.buckets - 1) >> 32)
+    }
+
+    fn second(&self, first: u64, part: u64) -> u64 {
+        let at = first + self.offset(part);
+        if at >= self.buckets { at - self.buckets } else { at }
+    }
+
+    fn first_of_second(&self, second: u64, part: u64) -> u64 {
+        let offset = self.offset(part);
+        if second >= offset { second - offset } else { second + self.buckets - offset }
     }
 
     fn block_mask(&self) -> u64 {
@@ -137,19 +138,20 @@ impl Segment {
         (block <= live.newest).then_some(block)
     }
 
-    fn hash_part(&self, slot: u64) -> u64 {
+    fn part(&self, slot: u64) -> u64 {
         slot & ((1 << self.hash_bits) - 1)
     }
 
     fn candidates(&self, h: u64, live: Live, found: &mut Candidates) {
-        let home = self.home(h);
-        let wanted = h - self.first_of(home);
-        let reach = self.lines[home as usize].reach();
-        for (from_home, line) in self.lines[home as usize..=home as usize + reach].iter().enumerate() {
+        let first = self.first(h);
+        let wanted = h - self.least_of(first);
+        let second = self.second(first, wanted);
+        for (at, is_second) in [(first, false), (second, true)] {
+            let line = &self.lines[at as usize];
             for i in 0..line.count() {
                 let slot = line.slot(i);
-                if self.hash_part(slot) == wanted
-                    && line.from_home(i) == from_home
+                if self.part(slot) == wanted
+                    && line.is_second(i) == is_second
                     && let Some(block) = self.block(slot, live)
                 {
                     found.push(block);
@@ -158,71 +160,101 @@ impl Segment {
         }
     }
 
-    /// Puts an entry in; false if there is no room near its home.
+    /// A place in the bucket for one more.
+    fn room(&self, at: u64, live: Live) -> Option<usize> {
+        let line = &self.lines[at as usize];
+        let count = line.count();
+        if count < SLOTS {
+            return Some(count);
+        }
+        if live.oldest == 0 {
+            return None; // nothing was ever dropped
+        }
+        (0..SLOTS).find(|&i| self.block(line.slot(i), live).is_none())
+    }
+
+    fn put(&mut self, at: u64, i: usize, value: u64, second: bool) {
+        self.used += u64::from(i == self.lines[at as usize].count());
+        self.lines[at as usize].put(i, value, second);
+    }
+
+    /// Puts an entry in; false if there is no room in its buckets, nor in the other buckets of those that lie there.
     fn insert(&mut self, h: u64, block: u64, live: Live) -> bool {
-        let home = self.home(h);
-        let value = (h - self.first_of(home)) | (block & self.block_mask()) << self.hash_bits;
-        for from_home in 0..=REACH_MAX {
-            let at = home as usize + from_home;
-            let count = self.lines[at].count();
-            let place = if count < SLOTS {
-                self.used += 1;
-                Some(count)
-            } else {
-                (0..SLOTS).find(|&i| self.block(self.lines[at].slot(i), live).is_none())
-            };
-            if let Some(place) = place {
-                self.lines[at].put(place, value, from_home);
-                self.lines[home as usize].extend_reach(from_home);
+        let first = self.first(h);
+        let part = h - self.least_of(first);
+        let second = self.second(first, part);
+        let value = part | (block & self.block_mask()) << self.hash_bits;
+        let fuller = self.lines[first as usize].count() > self.lines[second as usize].count();
+        let order = if fuller {
+            [(second, true), (first, false)]
+        } else {
+            [(first, false), (second, true)]
+        };
+        for (at, is_second) in order {
+            if let Some(i) = self.room(at, live) {
+                self.put(at, i, value, is_second);
                 return true;
+            }
+        }
+        for (at, is_second) in order {
+            for i in 0..SLOTS {
+                let slot = self.lines[at as usize].slot(i);
+                let was_second = self.lines[at as usize].is_second(i);
+                let other = if was_second {
+                    self.first_of_second(at, self.part(slot))
+                } else {
+                    self.second(at, self.part(slot))
+                };
+                if let Some(j) = self.room(other, live) {
+                    self.put(other, j, slot, !was_second);
+                    self.lines[at as usize].put(i, value, is_second);
+                    return true;
+                }
             }
         }
         false
     }
 
-    /// Every live entry in order of its home.
+    /// Every live entry, in order of its bucket.
     fn for_each_live(&self, live: Live, mut take: impl FnMut(u64, u64)) {
         for (at, line) in self.lines.iter().enumerate() {
             for i in 0..line.count() {
                 let slot = line.slot(i);
                 if let Some(block) = self.block(slot, live) {
-                    let home = (at - line.from_home(i)) as u64;
-                    take(self.first_of(home) + self.hash_part(slot), block);
+                    let part = self.part(slot);
+                    let first = if line.is_second(i) {
+                        self.first_of_second(at as u64, part)
+                    } else {
+                        at as u64
+                    };
+                    take(self.least_of(first) + part, block);
                 }
             }
         }
     }
 
-    /// Whether no room was found though most slots are free: many entries share one hash (a call amended again and again).
+    /// Whether no room was found though much is free: many entries share one hash (a call amended again and again).
     fn is_sparse(&self) -> bool {
-        self.used * 2 < self.buckets * SLOTS as u64
+        self.used * 4 < self.buckets * SLOTS as u64 * 3 && self.buckets > BUCKETS_MIN
     }
 
-    /// A table with room for what is live and a little more; what no table has room for goes to `crowd`.
+    /// Whether it is time to grow: a fuller table would make every entry look for room.
+    fn is_full(&self) -> bool {
+        self.used * 100 > self.buckets * SLOTS as u64 * 93
+    }
+
+    /// A table with room for what is live and a sixth more; what no table has room for goes to `crowd`.
     fn regrown(&self, live: Live, crowd: &mut Vec<(u64, u64)>) -> Self {
         let mut count = 0u64;
         self.for_each_live(live, |_, _| count += 1);
-        // Full at about 0.82 (three buckets of overflow don't take more); 0.76 after growing.
-        let mut buckets = (count * 100 / (76 * SLOTS as u64)).max(BUCKETS_MIN);
-        loop {
-            let mut grown = Self::new(buckets);
-            let mut fits = true;
-            let mut crowded = Vec::new();
-            self.for_each_live(live, |h, block| {
-                if fits && !grown.insert(h, block, live) {
-                    if grown.is_sparse() && grown.used > count / 2 {
-                        crowded.push((h, block));
-                    } else {
-                        fits = false;
-                    }
-                }
-            });
-            if fits {
-                crowd.append(&mut crowded);
-                return grown;
+        let buckets = (count * 125 / (100 * SLOTS as u64)).max(BUCKETS_MIN) + 1;
+        let mut grown = Self::new(buckets);
+        self.for_each_live(live, |h, block| {
+            if !grown.insert(h, block, live) {
+                crowd.push((h, block));
             }
-            buckets += buckets / 16 + 1;
-        }
+        });
+        grown
     }
 }
 
@@ -250,7 +282,7 @@ impl Index {
 
     /// An empty table with room for that many calls.
     pub fn with_capacity(oldest: u64, calls: u64) -> Self {
-        let buckets = (calls * 100 / (76 * (SLOTS * SEGMENTS) as u64)).max(BUCKETS_MIN);
+        let buckets = (calls * 120 / (100 * (SLOTS * SEGMENTS) as u64)).max(BUCKETS_MIN);
         Self {
             segments: (0..SEGMENTS).map(|_| Segment::new(buckets)).collect(),
             crowd: BTreeSet::new(),
@@ -272,14 +304,14 @@ impl Index {
         let (number, h) = Self::place(retained);
         let live = self.live;
         let segment = &mut self.segments[number];
-        while !segment.insert(h, block, live) {
+        while segment.is_full() || !segment.insert(h, block, live) {
             if segment.is_sparse() {
                 self.crowd.insert((retained, block));
                 return;
             }
             let mut crowded = Vec::new();
             *segment = segment.regrown(live, &mut crowded);
-            let high = (number as u64) << (RETAINED_BITS - SEGMENT_BITS);
+            let high = (number as u64) << H_BITS;
             self.crowd
                 .extend(crowded.into_iter().map(|(h, block)| (high | h, block)));
         }
@@ -312,12 +344,14 @@ impl Index {
         found
     }
 
-    /// Asks the processor for the line that a lookup will need.
+    /// Asks the processor for the lines that a lookup will need.
     #[inline]
     pub fn touch(&self, retained: u64) -> u8 {
         let (segment, h) = Self::place(retained);
         let segment = &self.segments[segment];
-        segment.lines[segment.home(h) as usize].0[63]
+        let first = segment.first(h);
+        let second = segment.second(first, h - segment.least_of(first));
+        segment.lines[first as usize].0[63] ^ segment.lines[second as usize].0[63]
     }
 
     /// Blocks below are dropped.
@@ -407,5 +441,26 @@ mod tests {
         }
         assert_eq!(index.candidates(retained(u64::MAX)).len(), 400);
         assert!(index.memory_bytes() < 1_000_000);
+    }
+}
+
+#[cfg(test)]
+mod real_ids {
+    use super::*;
+    use crate::model::id::CallKey;
+    use crate::workload::seed::Seed;
+
+    #[test]
+    fn ids_of_one_minute_spread_over_the_table() {
+        let mut index = Index::new(0);
+        let mut seed = Seed::new(1);
+        let calls = 200_000u64;
+        for n in 0..calls {
+            let id = seed.uuid(1_788_220_800_000 + n as i64 / 20);
+            let hash = CallKey::parse(&id).hash(seed.below(100_000) as u32);
+            index.insert(retained(hash), n / 256);
+        }
+        let bytes = index.memory_bytes() as f64 / calls as f64;
+        assert!(bytes < 7.4, "{bytes} bytes a call");
     }
 }

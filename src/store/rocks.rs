@@ -161,6 +161,7 @@ impl StoreIdentity {
 pub struct Rocks {
     /// The database.
     pub db: DB,
+    options: Options,
     /// Where it is.
     pub path: PathBuf,
     /// Nothing can be written.
@@ -202,6 +203,8 @@ fn options(budget: &Budget) -> Options {
     options.set_allow_concurrent_memtable_write(false);
     options.set_max_background_jobs(2);
     options.set_max_open_files(-1);
+    options.enable_statistics();
+    options.set_statistics_level(rocksdb::statistics::StatsLevel::ExceptDetailedTimers);
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(1 << 20);
     options
@@ -213,9 +216,11 @@ impl Rocks {
     /// Opens the store of a partition to write, made if need be.
     pub fn open(path: &Path, identity: &StoreIdentity, budget: &Budget) -> Result<Self, StoreError> {
         let families = FAMILIES.map(|name| family(name, budget));
-        let db = DB::open_cf_descriptors(&options(budget), path, families).map_err(|cause| explain(path, cause))?;
+        let options = options(budget);
+        let db = DB::open_cf_descriptors(&options, path, families).map_err(|cause| explain(path, cause))?;
         let rocks = Self {
             db,
+            options,
             path: path.to_owned(),
             read_only: false,
         };
@@ -244,10 +249,12 @@ impl Rocks {
             return Err(StoreError::Absent { path: path.to_owned() });
         }
         let families = FAMILIES.map(|name| family(name, budget));
-        let db = DB::open_cf_descriptors_as_secondary(&options(budget), path, scratch, families)
+        let options = options(budget);
+        let db = DB::open_cf_descriptors_as_secondary(&options, path, scratch, families)
             .map_err(|cause| explain(path, cause))?;
         let rocks = Self {
             db,
+            options,
             path: path.to_owned(),
             read_only: true,
         };
@@ -378,6 +385,13 @@ impl Rocks {
                     .flatten()
             })
             .sum()
+    }
+
+    /// Bytes written to the disk since it was opened, by flushes and compactions.
+    pub fn written_bytes(&self) -> u64 {
+        use rocksdb::statistics::Ticker;
+        self.options.get_ticker_count(Ticker::FlushWriteBytes)
+            + self.options.get_ticker_count(Ticker::CompactWriteBytes)
     }
 
     /// Bytes on disk.

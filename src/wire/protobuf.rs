@@ -278,7 +278,11 @@ impl<'a> Raw<'a> {
                     self.usage.push(quantity);
                 }
                 14..=19 => {
-                    value.text()?;
+                    // Stays in the log; that it is text is all that is asked.
+                    let bytes = value.bytes()?;
+                    if !bytes.is_ascii() {
+                        value.text()?;
+                    }
                 }
                 20 => {
                     let pair = scan_pair(value.bytes()?)?;

@@ -218,15 +218,15 @@ fn request_steps(request: &Request, service: &str, options: &Options, steps: &mu
     push(
         end_ms,
         pb::CallEvent {
-            end: Some(end),
-            ..base(Phase::Ended, Observer::Edge, end_ms)
+            usage,
+            ..base(Phase::UsageReported, Observer::Upstream, end_ms)
         },
     );
     push(
         end_ms,
         pb::CallEvent {
-            usage,
-            ..base(Phase::UsageReported, Observer::Upstream, end_ms)
+            end: Some(end),
+            ..base(Phase::Ended, Observer::Edge, end_ms)
         },
     );
 }

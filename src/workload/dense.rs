@@ -66,6 +66,16 @@ impl Dense {
         self.draw(call).below(self.accounts)
     }
 
+    /// Service and product: an account uses one, and another one for every tenth call.
+    fn labels(&self, call: u64) -> (&'static str, &'static str) {
+        let mut draw = Seed::of(self.seed, self.account(call) | 1 << 63);
+        let mut own = draw.next();
+        if self.draw(call).next().is_multiple_of(10) {
+            own = draw.next();
+        }
+        (SERVICES[(own & 3) as usize], PRODUCTS[(own >> 2 & 7) as usize])
+    }
+
     /// Input, cached input and output tokens.
     pub fn quantities(&self, call: u64) -> [u64; 3] {
         let mut draw = self.draw(call);
@@ -143,7 +153,7 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 fn text(out: &mut Vec<u8>, number: u8, value: &str) {
-    out.push(number << 3 | 2);
+    varint(out, u64::from(number) << 3 | 2);
     varint(out, value.len() as u64);
     out.extend_from_slice(value.as_bytes());
 }
@@ -182,8 +192,9 @@ impl EventWriter {
         number(&mut self.inner, 2, at as u64 % 1_000 * 1_000_000);
         self.message(5);
         number(&mut self.bytes, 7, 1);
-        text(&mut self.bytes, 9, SERVICES[(low & 3) as usize]);
-        text(&mut self.bytes, 10, PRODUCTS[(low >> 2 & 7) as usize]);
+        let (service, product) = dense.labels(call);
+        text(&mut self.bytes, 9, service);
+        text(&mut self.bytes, 10, product);
         number(&mut self.bytes, 11, 2);
         match part {
             Part::Started => text(&mut self.bytes, 16, "idem-00000000-0000-4000-8000"),

@@ -1,0 +1,328 @@
+//! `reckon bench fold`: how fast the fold is on this machine, against prost's decode of the same bytes in the same run.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use prost::Message;
+use serde_json::{Value, json};
+
+use super::CliError;
+use super::terminal::{Table, grouped, progress};
+use crate::log::memory::MemoryLog;
+use crate::log::{Batch, Identity};
+use crate::machine::clock::Source;
+use crate::model::Ms;
+use crate::partition::Settings;
+use crate::partition::worker::Partition;
+use crate::store::rocks::Budget;
+use crate::wire::pb;
+use crate::wire::record::Kind;
+use crate::workload::dense::{self, Dense};
+
+/// Measure on this machine
+#[derive(Debug, Args)]
+#[command(subcommand_required = true)]
+pub struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    Fold(Fold),
+}
+
+/// Events a second on one core, from their bytes to the committed store
+///
+/// Each round folds the same calls into a fresh store, and decodes the same bytes with prost beside it. Figures are medians
+/// of the rounds; trust ratios, not single figures.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  reckon bench fold --calls 1000000 --remembered 10000000 --rounds 3")]
+struct Fold {
+    /// Calls of a round, three events each
+    #[arg(long, default_value_t = 1_000_000)]
+    calls: u64,
+
+    /// Calls folded before and remembered
+    #[arg(long, default_value_t = 0)]
+    remembered: u64,
+
+    /// Rounds
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+
+    /// Accounts
+    #[arg(long, default_value_t = 100_000)]
+    accounts: u64,
+
+    /// Log time between two calls, in µs
+    #[arg(long, default_value_t = 50)]
+    gap_us: u64,
+
+    /// Write the calls output too
+    #[arg(long)]
+    calls_output: bool,
+
+    /// Folder for the stores; a temporary one by default
+    #[arg(long)]
+    data: Option<PathBuf>,
+
+    /// After the last round: kill nothing, but open the store again and say how long it took
+    #[arg(long)]
+    reopen: bool,
+}
+
+/// What one round measured.
+struct Round {
+    events: u64,
+    fold: Duration,
+    commit: Duration,
+    prost: Duration,
+    scan: Duration,
+    batch_bytes: BTreeMap<&'static str, u64>,
+    written_bytes: u64,
+    disk_bytes: u64,
+    memory: BTreeMap<&'static str, u64>,
+    open: u64,
+    remembered: u64,
+    reopen: Option<Duration>,
+}
+
+/// Records decoded and folded at a time.
+const BATCH_RECORDS: usize = 30_000;
+
+fn log() -> Arc<MemoryLog> {
+    let identity = Identity {
+        log_id: "bench".to_owned(),
+        partition_count: 1,
+        source: Source::Append,
+    };
+    Arc::new(MemoryLog::new(identity, dense::START_MS))
+}
+
+/// Feeds calls to a partition as a log would; returns time in the fold and the bytes' time in prost and in the scan.
+struct Feeder {
+    batch: Batch,
+    offset: u64,
+    events: u64,
+    fold: Duration,
+    prost: Duration,
+    scan: Duration,
+    compare: bool,
+    tick_ms: Ms,
+}
+
+impl Feeder {
+    fn flush(&mut self, partition: &mut Partition) -> Result<(), CliError> {
+        if self.compare {
+            let started = Instant::now();
+            for record in self.batch.iter().filter(|r| r.kind == Kind::Event) {
+                std::hint::black_box(pb::CallEvent::decode(record.bytes).is_ok());
+            }
+            self.prost += started.elapsed();
+            let started = Instant::now();
+            for record in self.batch.iter().filter(|r| r.kind == Kind::Event) {
+                std::hint::black_box(crate::wire::protobuf::decode(record.bytes).is_ok());
+            }
+            self.scan += started.elapsed();
+        }
+        let started = Instant::now();
+        partition.fold(&self.batch, self.batch.len())?;
+        self.fold += started.elapsed();
+        self.batch.clear();
+        Ok(())
+    }
+
+    fn feed(&mut self, partition: &mut Partition, calls: &Dense, from: u64, until: u64) -> Result<(), CliError> {
+        let mut failed = Ok(());
+        calls.write(from, until, |bytes, at| {
+            if failed.is_err() {
+                return;
+            }
+            if at >= self.tick_ms {
+                // The owner's tick every minute, and after a gap without traffic.
+                self.tick_ms = at + 60_000;
+                self.batch.push(self.offset, at, Kind::Tick, &super::append::tick(at));
+                self.offset += 1;
+            }
+            self.batch.push(self.offset, at, Kind::Event, bytes);
+            self.offset += 1;
+            self.events += 1;
+            if self.batch.len() >= BATCH_RECORDS {
+                failed = self.flush(partition);
+            }
+        });
+        failed?;
+        self.flush(partition)
+    }
+}
+
+impl Fold {
+    fn round(&self, data: &Path) -> Result<Round, CliError> {
+        let settings = Settings {
+            calls_output: self.calls_output,
+            ..Settings::default()
+        };
+        let budget = Budget::default();
+        let mut partition = Partition::open(log(), 0, data, &budget, settings.clone())?;
+        let calls = Dense {
+            accounts: self.accounts,
+            gap_us: self.gap_us,
+            ..Dense::default()
+        };
+        let mut feeder = Feeder {
+            batch: Batch::default(),
+            offset: partition.machine.position.next_offset,
+            events: 0,
+            fold: Duration::ZERO,
+            prost: Duration::ZERO,
+            scan: Duration::ZERO,
+            compare: false,
+            tick_ms: dense::START_MS,
+        };
+        if self.remembered > 0 {
+            let bar = progress(self.remembered, "remembering");
+            let step = 500_000.min(self.remembered);
+            let mut from = 0;
+            while from < self.remembered {
+                let until = (from + step).min(self.remembered);
+                feeder.feed(&mut partition, &calls, from, until)?;
+                bar.inc(until - from);
+                from = until;
+            }
+            bar.finish_and_clear();
+            partition.finish()?;
+        }
+        feeder.compare = true;
+        (feeder.events, feeder.fold) = (0, Duration::ZERO);
+        let before = (partition.work, partition.rocks.written_bytes());
+        feeder.feed(&mut partition, &calls, self.remembered, self.remembered + self.calls)?;
+        let started = Instant::now();
+        partition.commit()?;
+        partition.send()?;
+        feeder.fold += started.elapsed();
+        let work = partition.work;
+        let machine = &partition.machine;
+        let memory = BTreeMap::from([
+            ("calls", machine.calls.memory_bytes() as u64),
+            ("remembered_calls", partition.shelf.memory_bytes() as u64),
+            ("accounts", machine.accounts.memory_bytes() as u64),
+            ("names", machine.names.memory_bytes() as u64),
+        ]);
+        let (open, resident) = (machine.calls.open(), machine.calls.resident());
+        let batch_bytes = BTreeMap::from([
+            ("settled", work.bytes.settled - before.0.bytes.settled),
+            ("open", work.bytes.open - before.0.bytes.open),
+            ("totals", work.bytes.totals - before.0.bytes.totals),
+            ("outbox", work.bytes.outbox - before.0.bytes.outbox),
+            ("all", work.bytes.all - before.0.bytes.all),
+        ]);
+        let remembered = partition.shelf.len() + resident - open;
+        partition.finish()?;
+        let written_bytes = partition.rocks.written_bytes() - before.1;
+        let disk_bytes = partition.rocks.disk_bytes();
+        drop(partition);
+        let reopen = if self.reopen {
+            let started = Instant::now();
+            let again = Partition::open(log(), 0, data, &budget, settings);
+            // The log of this run is gone: only the loading is measured, the refusal is right.
+            std::hint::black_box(again.is_ok());
+            Some(started.elapsed())
+        } else {
+            None
+        };
+        Ok(Round {
+            events: feeder.events,
+            fold: feeder.fold,
+            commit: work.commit_time - before.0.commit_time,
+            prost: feeder.prost,
+            scan: feeder.scan,
+            batch_bytes,
+            written_bytes,
+            disk_bytes,
+            memory,
+            open,
+            remembered,
+            reopen,
+        })
+    }
+
+    fn run(self, json: bool) -> Result<(), CliError> {
+        let own = std::env::temp_dir().join(format!("reckon-bench-{}", std::process::id()));
+        let folder = self.data.clone().unwrap_or(own);
+        let mut rounds = Vec::new();
+        for n in 0..self.rounds.max(1) {
+            let path = folder.join(n.to_string());
+            let file = |cause| CliError::File {
+                path: path.clone(),
+                cause,
+            };
+            std::fs::create_dir_all(&path).map_err(file)?;
+            let round = self.round(&path);
+            std::fs::remove_dir_all(&path).map_err(file)?;
+            rounds.push(round?);
+        }
+        let row = self.summary(&rounds);
+        if json {
+            println!("{row}");
+            return Ok(());
+        }
+        let mut table = Table::new(&["figure (median of the rounds)", ">value"]);
+        for (name, value) in row.as_object().into_iter().flatten() {
+            let shown = match value {
+                Value::Number(n) if n.is_u64() => grouped(&n.to_string()),
+                other => other.to_string().trim_matches('"').to_owned(),
+            };
+            table.row([name.replace('_', " "), shown]);
+        }
+        print!("{table}");
+        Ok(())
+    }
+
+    fn summary(&self, rounds: &[Round]) -> Value {
+        let median = |of: &dyn Fn(&Round) -> f64| {
+            let mut values: Vec<f64> = rounds.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values.get(values.len() / 2).copied().unwrap_or(0.0)
+        };
+        let ns = |d: Duration, r: &Round| d.as_secs_f64() * 1e9 / r.events.max(1) as f64;
+        let fixed = |value: f64, places: usize| format!("{value:.places$}");
+        let calls = self.calls.max(1) as f64;
+        let mut row = json!({
+            "events_per_second": median(&|r| r.events as f64 / r.fold.as_secs_f64()) as u64,
+            "fold_to_prost_decode_ratio": fixed(median(&|r| r.fold.as_secs_f64() / r.prost.as_secs_f64()), 2),
+            "ns_per_event_whole_fold": fixed(median(&|r| ns(r.fold, r)), 0),
+            "ns_per_event_of_it_in_commits": fixed(median(&|r| ns(r.commit, r)), 0),
+            "ns_per_event_prost_decode": fixed(median(&|r| ns(r.prost, r)), 0),
+            "ns_per_event_own_decode": fixed(median(&|r| ns(r.scan, r)), 0),
+            "bytes_written_per_call": fixed(median(&|r| r.written_bytes as f64 / calls), 1),
+            "disk_bytes_per_remembered_call": fixed(median(&|r| r.disk_bytes as f64 / r.remembered.max(1) as f64), 1),
+            "memory_bytes_per_remembered_call":
+                fixed(median(&|r| r.memory["remembered_calls"] as f64 / r.remembered.max(1) as f64), 2),
+            "remembered_calls": median(&|r| r.remembered as f64) as u64,
+            "open_calls": median(&|r| r.open as f64) as u64,
+            "memory_bytes_calls": median(&|r| r.memory["calls"] as f64) as u64,
+            "memory_bytes_accounts": median(&|r| r.memory["accounts"] as f64) as u64,
+        });
+        for part in ["settled", "open", "totals", "outbox", "all"] {
+            let value = median(&|r| r.batch_bytes[part] as f64 / calls);
+            row[format!("commit_bytes_per_call_{part}")] = fixed(value, 1).into();
+        }
+        if self.reopen {
+            let seconds = median(&|r| r.reopen.map_or(0.0, |d| d.as_secs_f64()));
+            row["seconds_to_open_again"] = fixed(seconds, 2).into();
+        }
+        row
+    }
+}
+
+impl Bench {
+    pub(super) fn run(self, json: bool) -> Result<(), CliError> {
+        match self.what {
+            What::Fold(fold) => fold.run(json),
+        }
+    }
+}
