@@ -209,7 +209,7 @@ impl Machine {
     }
 
     /// After everything has been put back: all timers are looked at anew.
-    pub(crate) fn restored(&mut self) {
+    pub fn restored(&mut self) {
         self.next_due = Ms::MIN;
     }
 

@@ -79,7 +79,7 @@ impl Machine {
     }
 
     /// Puts an open call that was restored back where it waited. Calls come in the order of their last changes.
-    pub(crate) fn requeue(&mut self, slot: Slot) {
+    pub fn requeue(&mut self, slot: Slot) {
         let Some(call) = self.calls.get(slot) else {
             return;
         };

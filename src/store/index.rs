@@ -124,7 +124,11 @@ impl Segment {
 
     fn first_of_second(&self, second: u64, part: u64) -> u64 {
         let offset = self.offset(part);
-        if second >= offset { second - offset } else { second + self.buckets - offset }
+        if second >= offset {
+            second - offset
+        } else {
+            second + self.buckets - offset
+        }
     }
 
     fn block_mask(&self) -> u64 {
