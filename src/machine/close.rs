@@ -105,7 +105,7 @@ impl Machine {
         )
     }
 
-    fn is_held(&self, account: u32, month: Month) -> bool {
+    pub(super) fn is_held(&self, account: u32, month: Month) -> bool {
         self.holds.contains(&(month, EVERY_ACCOUNT)) || self.holds.contains(&(month, account))
     }
 

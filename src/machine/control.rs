@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::accounts::Profile;
+use super::calls::Slot;
 use super::close::EVERY_ACCOUNT;
 use super::digest::Mark;
 use super::fold::{Machine, Record};
@@ -146,16 +147,9 @@ impl Machine {
             }
         }
         self.ledger.forget(now.saturating_sub(window).saturating_sub(span));
-        if let Some((known, _)) = self.ledger.ids.get(&control.id) {
-            return if *known == hash {
-                Ok(())
-            } else {
-                Err(Reject::new(
-                    RejectReason::ConflictingId,
-                    "control.id",
-                    format!("{:?} was accepted with other content", control.id),
-                ))
-            };
+        let known = self.ledger.ids.get(&control.id).map(|(known, _)| *known == hash);
+        if known == Some(true) {
+            return Ok(());
         }
         let everyone = is_for_everyone(control);
         let expected = if everyone { self.ledger.version + 1 } else { 0 };
@@ -164,6 +158,17 @@ impl Machine {
                 RejectReason::BadVersion,
                 "control.control_version",
                 format!("{}; expected {expected}", control.control_version),
+            ));
+        }
+        if known == Some(false) {
+            // Reasons that come before it in RULES §5 are given first.
+            if let Body::Correction(correction) = body {
+                self.check_correction(correction)?;
+            }
+            return Err(Reject::new(
+                RejectReason::ConflictingId,
+                "control.id",
+                format!("{:?} was accepted with other content", control.id),
             ));
         }
         match body {
@@ -214,17 +219,13 @@ impl Machine {
         Ok(())
     }
 
-    fn take_correction(
-        &mut self,
-        record: &Record<'_>,
-        control: &pb::Control,
-        correction: &pb::Correction,
-    ) -> Result<(), Reject> {
+    /// The call that a correction is about, and its quantities.
+    fn check_correction(&mut self, correction: &pb::Correction) -> Result<(Slot, Vec<(Sym, i128)>), Reject> {
         check_id("correction.account_id", &correction.account_id)?;
         check_id("correction.call_id", &correction.call_id)?;
-        let Some(bill) = correction.bill else {
+        if correction.bill.is_none() {
             return Err(missing("correction.bill"));
-        };
+        }
         if correction.reason.is_empty() {
             return Err(missing("correction.reason"));
         }
@@ -234,13 +235,23 @@ impl Machine {
             .accounts
             .find(&correction.account_id)
             .and_then(|account| self.find_call(account, &key, key.hash(account)));
-        let Some(slot) = slot else {
-            return Err(Reject::new(
+        slot.map(|slot| (slot, quantities)).ok_or_else(|| {
+            Reject::new(
                 RejectReason::CallForgotten,
                 "correction.call_id",
                 format!("{:?} is not known", correction.call_id),
-            ));
-        };
+            )
+        })
+    }
+
+    fn take_correction(
+        &mut self,
+        record: &Record<'_>,
+        control: &pb::Control,
+        correction: &pb::Correction,
+    ) -> Result<(), Reject> {
+        let (slot, quantities) = self.check_correction(correction)?;
+        let bill = correction.bill.unwrap_or_default();
         let before = self
             .calls
             .get(slot)

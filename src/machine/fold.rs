@@ -143,6 +143,8 @@ pub struct Machine {
     pub(super) loaded: BTreeSet<(u32, Month)>,
     pub(super) next_due: Ms,
     pub(super) difference: Difference,
+    /// Timers fired in this step so far.
+    fired: usize,
 }
 
 impl Machine {
@@ -184,6 +186,7 @@ impl Machine {
             loaded: BTreeSet::new(),
             next_due: Ms::MIN,
             difference: Difference::default(),
+            fired: 0,
         };
         if let Some(now) = machine.clock.now {
             machine.clock.move_lines(&Policy::default());
@@ -249,10 +252,11 @@ impl Machine {
             if self.next_due <= target {
                 match self.fire(target) {
                     Advance::Done => {}
-                    unfinished => {
+                    Advance::More => {
                         self.finish_step(record.offset);
-                        return unfinished;
+                        return Advance::More;
                     }
+                    load @ Advance::Load(_) => return load,
                 }
             }
             let policy = &self.policies[self.policies.len() - 1];
@@ -287,9 +291,13 @@ impl Machine {
         if self.next_due > now {
             return Advance::Done;
         }
-        let unfinished = self.fire(now);
-        self.finish_step(self.position.next_offset);
-        unfinished
+        let fired = self.fire(now);
+        match fired {
+            Advance::Done => self.digest.seal(self.position.next_offset),
+            Advance::More => self.finish_step(self.position.next_offset),
+            Advance::Load(_) => {}
+        }
+        fired
     }
 
     fn finish_step(&mut self, offset: u64) {
@@ -297,15 +305,20 @@ impl Machine {
         self.digest.seal(offset);
     }
 
-    /// Fires timers due by `target`, in order of (due time, kind, key), at most [`TIMERS_PER_STEP`].
+    /// Fires timers due by `target`, in order of (due time, kind, key), at most [`TIMERS_PER_STEP`]. What has to be loaded on
+    /// the way doesn't begin a new step: steps depend on the log alone.
     fn fire(&mut self, target: Ms) -> Advance {
-        for _ in 0..TIMERS_PER_STEP {
+        while self.fired < TIMERS_PER_STEP {
             match self.fire_first(target) {
-                Fired::Nothing => return Advance::Done,
-                Fired::One => {}
+                Fired::Nothing => {
+                    self.fired = 0;
+                    return Advance::Done;
+                }
+                Fired::One => self.fired += 1,
                 Fired::Needs(load) => return Advance::Load(load),
             }
         }
+        self.fired = 0;
         Advance::More
     }
 
