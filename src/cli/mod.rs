@@ -1,8 +1,10 @@
 //! The commands. Each is a file; what they print is for people on a terminal, or JSON with `--json`.
 
 pub mod append;
+pub mod audit;
 pub mod bench;
 pub mod check;
+pub mod demo;
 pub mod explain;
 pub mod export;
 pub mod import;
@@ -37,6 +39,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Init(init::Init),
+    Demo(demo::Demo),
     Import(import::Import),
     Export(export::Export),
     Check(check::Check),
@@ -117,6 +120,7 @@ pub fn run() -> ExitCode {
     let json = cli.json;
     let result = match cli.command {
         Command::Init(command) => command.run(json),
+        Command::Demo(command) => command.run(json),
         Command::Import(command) => command.run(json),
         Command::Export(command) => command.run(),
         Command::Check(command) => command.run(json),

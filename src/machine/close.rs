@@ -72,11 +72,13 @@ impl Machine {
         self.wake(Ms::MIN);
     }
 
-    /// When the next control record is due, if no account of its month is still open or held.
+    /// When the next control record is due, if no account of its month is still open or held. A month that is held for
+    /// everyone may still get accounts, so it waits too.
     pub(super) fn control_due(&self) -> Option<Ms> {
         let (_, month) = self.controls?;
         let open = self.months.get(&month).is_some_and(|t| t.open > 0);
-        (!open).then(|| period::end_of_month_utc_minus_12(month).saturating_add(self.policy().close_grace_ms))
+        let held = self.holds.contains(&(month, EVERY_ACCOUNT));
+        (!open && !held).then(|| period::end_of_month_utc_minus_12(month).saturating_add(self.policy().close_grace_ms))
     }
 
     /// The periods that must be in memory before this close; those of the next closes with them.

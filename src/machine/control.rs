@@ -183,6 +183,8 @@ impl Machine {
             Body::ReleaseClose(release) => {
                 let (month, account) = self.hold_key(&release.period, &release.account_id, "release_close")?;
                 self.holds.remove(&(month, account));
+                // The month's control record may have waited for it.
+                self.wake(Ms::MIN);
                 self.release(month, account);
             }
         }

@@ -1,13 +1,9 @@
 //! However a partition is fed, committed, evicted or cut off: the digest, the usage and the outputs are those of one pure fold.
 
-#![cfg(feature = "store")]
-
-mod folding;
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use folding::{Entered, entries, folded};
+use crate::folding::{Entered, entries, folded};
 use reckon::log::memory::MemoryLog;
 use reckon::log::{Batch, Identity, Log, NewRecord};
 use reckon::machine::clock::Source;
@@ -107,7 +103,9 @@ fn usage(machine: &Machine) -> Vec<String> {
             for (_, bucket) in machine.days_of(number, period.month) {
                 for line in &bucket.lines {
                     for (meter, nano) in &line.meters {
-                        *sums.entry((line.key.service, line.key.product, *meter, line.key.class)).or_insert(0i128) += nano;
+                        *sums
+                            .entry((line.key.service, line.key.product, *meter, line.key.class))
+                            .or_insert(0i128) += nano;
                     }
                 }
             }
@@ -135,7 +133,10 @@ fn check(entries: &[Entered], seed: u64) {
         let found = log.read_outputs(0, topic, 0, usize::MAX).expect("outputs");
         let gapless = found.iter().enumerate().all(|(n, o)| o.sequence == n as u64 + 1);
         assert!(gapless, "{topic:?}, seed {seed}");
-        assert!(found.iter().eq(wanted.iter().copied()), "{topic:?} outputs differ, seed {seed}");
+        assert!(
+            found.iter().eq(wanted.iter().copied()),
+            "{topic:?} outputs differ, seed {seed}"
+        );
     }
     let found: Vec<String> = partition
         .usage(None)
@@ -150,7 +151,10 @@ fn check(entries: &[Entered], seed: u64) {
 
 #[test]
 fn arbitrary_records_fold_alike_however_they_are_cut() {
-    let seeds = std::env::var("RECKON_CRASH_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(24);
+    let seeds = std::env::var("RECKON_CRASH_SEEDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(24);
     for seed in 0..seeds {
         let arbitrary = Arbitrary {
             seed: seed + 1_000,
@@ -198,8 +202,17 @@ fn outputs_that_differ_from_those_delivered_stop_the_fold() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let log: Arc<dyn Log> = second as Arc<dyn Log>;
-    let mut partition = Partition::open(log, 0, folder.path(), &Budget::new(1 << 20, 64 << 20), Settings::default())
-        .expect("opened");
+    let mut partition = Partition::open(
+        log,
+        0,
+        folder.path(),
+        &Budget::new(1 << 20, 64 << 20),
+        Settings::default(),
+    )
+    .expect("opened");
     let stopped = partition.catch_up(|_| ()).expect_err("must stop");
-    assert!(stopped.to_string().contains("differs from what was delivered"), "{stopped}");
+    assert!(
+        stopped.to_string().contains("differs from what was delivered"),
+        "{stopped}"
+    );
 }

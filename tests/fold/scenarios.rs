@@ -1,11 +1,9 @@
 //! The billing rules as tables that a finance person can read: `tests/scenarios/*.txt`, one promise a scenario.
 
-mod scenario;
-
 use std::path::Path;
 
-use scenario::expect::Checker;
-use scenario::parse::{Scenario, Step, parse};
+use crate::scenario::expect::Checker;
+use crate::scenario::parse::{Scenario, Step, parse};
 
 /// Fewer than this says that tables were lost.
 const SCENARIOS_MIN: usize = 400;

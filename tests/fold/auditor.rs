@@ -1,10 +1,8 @@
 //! The machine against the auditor, a second computation of the same rules that shares nothing with it.
 
-mod folding;
-
 use std::collections::BTreeMap;
 
-use folding::{audited, entries, folded};
+use crate::folding::{audited, entries, folded};
 use prost::Message;
 use reckon::auditor::Findings;
 use reckon::machine::clock::Source;

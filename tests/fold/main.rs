@@ -1,0 +1,12 @@
+//! The fold, proved: by tables, against the auditor, however it is cut off, and pinned.
+
+mod auditor;
+#[cfg(feature = "store")]
+mod crash;
+mod folding;
+mod golden;
+mod merging;
+#[cfg(feature = "store")]
+mod partition;
+mod scenario;
+mod scenarios;
