@@ -30,6 +30,7 @@ pub(super) struct Account {
     pub periods: Vec<Period>,
 }
 
+/// One partition, audited.
 pub struct Auditor {
     pub(super) source: ClockSource,
     /// None: a `ticks` log before its first tick.
@@ -53,6 +54,7 @@ pub struct Auditor {
 }
 
 impl Auditor {
+    /// The partition after its genesis.
     pub fn new(source: ClockSource, genesis_append_ms: i64) -> Self {
         let mut auditor = Self {
             source,
@@ -342,6 +344,7 @@ impl Auditor {
 
     // Findings
 
+    /// What is known now.
     pub fn findings(&self) -> Findings {
         let mut findings = Findings {
             frozen: self.frozen.clone(),

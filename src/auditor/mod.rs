@@ -21,9 +21,11 @@ pub use fold::Auditor;
 
 /// What one record says.
 pub enum Word {
+    /// From a gateway.
     Event(pb::CallEvent),
     /// ms since epoch
     Tick(i64),
+    /// From the operator.
     Control(pb::Control),
     /// The decoder could not read it or it was refused before; only its append time matters.
     Unreadable,
@@ -31,30 +33,43 @@ pub enum Word {
 
 /// One record of one partition in log order, already decoded from the wire.
 pub struct Entry {
+    /// Its place in the partition.
     pub offset: u64,
+    /// When the log took it.
     pub append_ms: i64,
+    /// What it says.
     pub word: Word,
 }
 
+/// What moves the clock (RULES §2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockSource {
+    /// Append times, held back by ticks.
     Append,
+    /// Ticks alone.
     Ticks,
 }
 
+/// What a call came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallVerdict {
+    /// success, disconnected or failed.
     pub outcome: &'static str,
+    /// RULES §4.
     pub reason: &'static str,
     /// The row of RULES §4 that decided.
     pub row: u8,
+    /// Whether it is charged.
     pub billed: bool,
     /// As in "2026-09".
     pub period: String,
+    /// The interface.
     pub service: String,
+    /// What is priced.
     pub product: String,
     /// By meter, "requests" included, in units of 10^-9; zeros left out.
     pub quantities: BTreeMap<String, i128>,
+    /// A quantity was won by an estimate.
     pub estimated: bool,
 }
 
@@ -73,6 +88,7 @@ impl CallVerdict {
 /// (account, period, service, product, meter, class) -> quantity in 10^-9
 pub type Usage = BTreeMap<(String, String, String, String, String, &'static str), i128>;
 
+/// Everything that was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
     /// The latest verdict of every settled call, those forgotten included. A call id that was forgotten and then

@@ -237,7 +237,7 @@ impl Fold {
         Ok(Round {
             events: feeder.events,
             fold: feeder.fold,
-            commit: work.commit_time - before.0.commit_time,
+            commit: work.commit_time.saturating_sub(before.0.commit_time),
             prost: feeder.prost,
             scan: feeder.scan,
             batch_bytes,

@@ -236,7 +236,7 @@ impl Check {
                     call: None,
                     what: "unreadable",
                     field: String::new(),
-                    detail: format!("{cause} (found {:.60}…)", line),
+                    detail: format!("{cause} (found {line:.60}…)"),
                 }),
             }
         }
@@ -247,9 +247,9 @@ impl Check {
         }
         run.look();
         if json {
-            print_json(&run)
+            print_json(&run);
         } else {
-            print_text(&run)
+            print_text(&run);
         }
         if run.findings.is_empty() {
             Ok(())

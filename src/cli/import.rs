@@ -127,7 +127,11 @@ pub(super) fn control_version(host: &Host) -> u64 {
 pub(super) fn run_on(host: &mut Host) -> Result<(), CliError> {
     let mut before = None;
     loop {
-        let due = host.partitions.iter().filter_map(|p| p.last_timer()).max();
+        let due = host
+            .partitions
+            .iter()
+            .filter_map(super::super::partition::worker::Partition::last_timer)
+            .max();
         // A held month's timers stay; time that has come there once needn't come again.
         let Some(due) = due.filter(|due| before.is_none_or(|b| *due > b)) else {
             return Ok(());

@@ -283,7 +283,7 @@ impl Machine {
         if usage.is_empty() && adjustments.is_empty() {
             return;
         }
-        let mut lines: Vec<pb::StatementLine> = rated.lines.iter().map(|line| line.to_contract()).collect();
+        let mut lines: Vec<pb::StatementLine> = rated.lines.iter().map(super::rating::Line::to_contract).collect();
         let mut total = rated.total;
         for line in &adjustments {
             let amount: Decimal = line.amount.parse().unwrap_or_default();

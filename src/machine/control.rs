@@ -1,6 +1,6 @@
 //! Control records (RULES §1): the only way money rules change. Checked, remembered by id, applied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -35,7 +35,7 @@ pub struct Ledger {
     /// By id: hash of the content, and the clock at acceptance.
     pub ids: BTreeMap<String, (u128, Ms)>,
     /// Ids by the clock at acceptance, so that the oldest are forgotten first.
-    by_time: BTreeMap<(Ms, String), ()>,
+    by_time: BTreeSet<(Ms, String)>,
     /// Ids accepted since the last commit.
     pub added: Vec<String>,
     /// Ids forgotten since the last commit.
@@ -45,13 +45,13 @@ pub struct Ledger {
 impl Ledger {
     /// Remembers an id.
     pub fn remember(&mut self, id: String, hash: u128, at: Ms) {
-        self.by_time.insert((at, id.clone()), ());
+        self.by_time.insert((at, id.clone()));
         self.ids.insert(id, (hash, at));
     }
 
     /// Forgets ids accepted before `line`.
     fn forget(&mut self, line: Ms) {
-        while let Some(((at, id), ())) = self.by_time.first_key_value() {
+        while let Some((at, id)) = self.by_time.first() {
             if *at >= line {
                 return;
             }

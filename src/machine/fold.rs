@@ -264,15 +264,15 @@ impl Machine {
         }
         match &record.input {
             Input::Event(Ok(event)) => self.event(record, event),
-            Input::Event(Err(reject)) => self.reject(record, reject.clone()),
-            Input::Tick(Err(reject)) => self.reject(record, reject.clone()),
             Input::Tick(Ok(_)) => {
                 if let Some(Err(reject)) = tick {
                     self.reject(record, reject);
                 }
             }
             Input::Control(Ok(control)) => self.control(record, control),
-            Input::Control(Err(reject)) => self.reject(record, reject.clone()),
+            Input::Event(Err(reject)) | Input::Tick(Err(reject)) | Input::Control(Err(reject)) => {
+                self.reject(record, reject.clone());
+            }
             Input::Genesis => {}
         }
         self.digest.seal(record.offset);

@@ -167,7 +167,7 @@ impl Machine {
         let at = verdict.ruling.at;
         let period = self.period_at(account, at);
         let zone = self.accounts.profile(period.profile).zone;
-        let (day, hour) = self.local(zone, at);
+        let (day, hour) = Self::local(zone, at);
         let dimensions = self.combination(account, period.month, period.rollup, verdict);
         Place {
             month: period.month,
@@ -179,7 +179,7 @@ impl Machine {
     }
 
     /// Day number and start of the hour, in minutes, of the instant in the zone.
-    fn local(&self, zone: Zone, at: Ms) -> (i32, i32) {
+    fn local(zone: Zone, at: Ms) -> (i32, i32) {
         let day = crate::model::period::day_of(at, zone).0;
         let hour = crate::model::period::hour_start(at, zone) / 60_000;
         (day, i32::try_from(hour).unwrap_or(i32::MAX))
@@ -313,7 +313,7 @@ impl Machine {
                     | (ruling.reason as u64) << 8
                     | u64::from(ruling.billed) << 1
                     | u64::from(verdict.bill.estimated),
-                u64::from(place.month.0) << 32 | place.day as u32 as u64,
+                u64::from(place.month.0) << 32 | u64::from(place.day as u32),
             ],
         );
         if self.outputs.calls_on {

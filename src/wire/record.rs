@@ -46,7 +46,10 @@ impl Kind {
 }
 
 /// What one record says, decoded; `Err` is what the decoder rejected.
+///
+/// Nearly every record is an event: a box around it would cost an allocation each.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "most records are of the large kind")]
 pub enum Input<'a> {
     /// From a gateway.
     Event(Result<Event<'a>, Reject>),

@@ -173,11 +173,11 @@ fn rows_6_7_8() {
         (6, "failed", false, "gateway_aborted")
     );
     let missing = with(ended(Cause::Completed), |end| {
-        end.end_marker = EndMarker::Missing as i32
+        end.end_marker = EndMarker::Missing as i32;
     });
     assert_eq!(at_once(vec![missing]), (7, "failed", false, "truncated"));
     let replay = with(ended(Cause::Completed), |end| {
-        end.error_type = "idempotent_replay".into()
+        end.error_type = "idempotent_replay".into();
     });
     assert_eq!(at_once(vec![replay]), (8, "success", false, "idempotent_replay"));
 }
