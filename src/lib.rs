@@ -1,4 +1,71 @@
-//! Reckon.
+//! Reckon turns the request-lifecycle events of API gateways into what each account owes.
+//!
+//! The log is the truth; everything else is a fold of it and can be rebuilt from it. This page is the map.
+//!
+//! # Layers
+//!
+//! Lower ones first; a layer names its own and lower ones only (`tests/tidy.rs` holds this).
+//!
+//! | layer | what it is | what it doesn't do |
+//! |---|---|---|
+//! | [`model`] | the nouns: ids, time, periods, quantities, money, events, outcomes, policies, prices, rejects | decide anything |
+//! | [`wire`] | bytes to nouns and back: a borrowing protobuf scan, JSON, control records, files of records | touch a file |
+//! | [`machine`] | the fold: clock, evidence, verdicts, settling, usage, rating, closing, adjustments | I/O, wall clock, randomness, floats, panics |
+//! | [`auditor`] | a second computation of calls and usage, written from the rules alone | share code with the machine |
+//! | [`store`] | one partition in RocksDB: every key in `keys.rs`, every value in `values.rs` | decide anything |
+//! | [`log`] | the ordered input and the outputs: in memory, and embedded on local disk | know what a record says |
+//! | [`partition`] | the shell around one machine: poll, decode, bring in, apply, commit, emit | know a rule |
+//! | [`workload`] | made-up and recorded traffic, by seed | |
+//! | [`cli`] | the commands | |
+//!
+//! # Flow
+//!
+//! ```text
+//! log ─poll─▶ decode 32 at a time ─▶ bring packed calls in ─▶ machine.advance ─▶ commit (one WriteBatch) ─▶ outputs
+//!              wire::protobuf          store::shelf             evidence → verdict   state, outbox,           log
+//!                                      store::index             → usage, statements  position, digest
+//! ```
+//!
+//! A record is applied in steps ([`machine::fold::Machine::advance`]): move the clock; fire each timer that is due at its own
+//! due time (settle, close, the month's control record, notice); then the record. Between steps the shell may commit; where
+//! days of a period have to be in memory first, the machine asks for them ([`machine::fold::Advance::Load`]).
+//!
+//! *A call's life.* Its first event opens it in the slab ([`machine::calls`]). Every event is merged into its
+//! [`machine::evidence`], a lattice; the [`machine::verdict`] is a function of evidence and pinned policy and says which wait
+//! its row needs. When that is over the call settles ([`machine::settle`]): its quantities go to the account's day and hour
+//! ([`machine::usage`]), its verdict to the calls output. It stays in memory for some seconds of log time, since usage often
+//! comes then, and is packed with 255 others into a block ([`store::packed`]) that is written once. A later event finds the
+//! block by the resident fingerprint index ([`store::index`]: about six bytes a call), the call is re-opened, the difference
+//! booked, a newer record packed. Blocks are dropped by range when the forget line has passed them.
+//!
+//! *A month's life.* Its bounds are stored when the account first needs it ([`machine::periods`]). It closes at its end plus
+//! close grace ([`machine::close`]): usage is frozen, rated ([`machine::rating`]) and put out as one `PeriodClosed`. What
+//! changes after is noticed at the next full hour and is a line of the next statement ([`machine::adjust`]).
+//!
+//! # Invariants, stated as absences
+//!
+//! * No verdict hangs on arrival order, copies, batch splits, commits, eviction or restarts (`tests/fold`).
+//! * No write but [`partition::worker::Partition::commit`]'s changes a store, and it is one `WriteBatch`.
+//! * No output leaves before what led to it is committed; none leaves twice under one sequence; none with another content:
+//!   the chained hash of every output is compared with what was delivered.
+//! * No record is dropped silently: what isn't folded is in the rejects output with reason, field, cure and bytes.
+//! * No call is forgotten while an event for it can still be accepted (RULES §5).
+//! * No float, no clock, no hash order in what decides money; integers of 10^-9 and `rust_decimal`, rounded once a line.
+//! * No log record is removed that the flushed store still needs.
+//!
+//! # Where RULES.md is read closely
+//!
+//! * Row 9 applies to completed ∧ end marker not seen ∧ (upstream failed ∨ the edge's word has an upstream status ≥ 400 other
+//!   than 499).
+//! * Attempt 0 is not one of the 64 attempts that a call remembers.
+//! * `started_at` is no evidence: first and last time are those of `occurred_at`.
+//! * A correction counts as a change of the evidence for `settle_grace`.
+//! * A period that is first needed while a hold holds its month is open, however late; a month held for everyone also holds
+//!   its control record. A month whose control record is out counts as closed for an account new to it.
+//! * A change whose notice is due at the instant of the next close is in that close's lines: the amount is what is known then.
+//! * Of two wildcard prices the one that names the product beats the one that names the meter.
+//! * Names for what RULES §5 leaves open: `expired` (issued longer ago than the amendment window), `bad_control` (content).
+
 pub mod auditor;
 #[cfg(feature = "store")]
 pub mod cli;

@@ -17,7 +17,6 @@ use crate::model::money::Currency;
 use crate::model::period::{self, Month, Zone};
 use crate::model::policy::Policy;
 use crate::model::quantity::Quantity;
-use crate::model::rate_card::RateCard;
 use crate::model::reject::{Reject, RejectReason};
 use crate::model::symbol::Sym;
 use crate::wire::check::is_known_meter;
@@ -394,7 +393,7 @@ impl Machine {
     }
 
     fn take_card(&mut self, card: &pb::RateCard, version: u64) -> Result<(), Reject> {
-        let card = RateCard::from_contract(card, version)
+        let card = crate::wire::prices::rate_card(card, version)
             .map_err(|e| Reject::new(RejectReason::BadControl, "rate_card", e.to_string()))?;
         if !self.cards.is_empty()
             && let Some(now) = self.clock.now

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod control;
 pub mod json;
+pub mod prices;
 pub mod protobuf;
 pub mod record;
 pub mod record_file;
