@@ -198,6 +198,27 @@ impl Accounts {
         self.all.get_mut(number as usize).map(|a| (&mut a.day, &mut a.hour))
     }
 
+    /// Asks the processor for the account itself.
+    #[inline]
+    pub fn touch(&self, number: u32) -> u8 {
+        self.all.get(number as usize).map_or(0, |a| a.periods.len() as u8)
+    }
+
+    /// Asks the processor for what booking a call of the account needs, once the account is there.
+    #[inline]
+    pub fn touch_latest(&self, number: u32) -> u8 {
+        let Some(account) = self.all.get(number as usize) else {
+            return 0;
+        };
+        let latest = |latest: &Option<Box<Latest>>| {
+            latest
+                .as_ref()
+                .map_or(0, |l| l.bucket.lines.len() as u8 ^ l.bucket.touch())
+        };
+        let period = account.periods.last().map_or(0, |p| p.standing as u8);
+        latest(&account.day) ^ latest(&account.hour) ^ period
+    }
+
     /// All, by number.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Account)> {
         self.all.iter().enumerate().map(|(n, a)| (n as u32, a))

@@ -99,6 +99,10 @@ impl Call {
     fn hash(&self) -> u64 {
         self.id.key().hash(self.account)
     }
+
+    fn queue_touch(&self) -> u8 {
+        self.prev as u8 ^ self.revision as u8
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -179,6 +183,14 @@ impl Calls {
             .get(slot as usize / CHUNK)?
             .get(slot as usize % CHUNK)?
             .as_ref()
+    }
+
+    /// Asks the processor for the call's facts.
+    #[inline]
+    pub fn touch(&self, slot: Slot) -> u8 {
+        self.get(slot).map_or(0, |call| {
+            call.evidence.amounts.len() as u8 ^ call.evidence.endings.len() as u8 ^ call.queue_touch()
+        })
     }
 
     /// The call in `slot`, to change; its page will be written.

@@ -81,6 +81,15 @@ impl Bucket {
         }
     }
 
+    /// Asks the processor for the lines.
+    #[inline]
+    pub fn touch(&self) -> u8 {
+        self.lines.iter().fold(0, |touched, line| {
+            let last = line.meters.last().map_or(0, |m| m.1 as u8);
+            touched ^ line.key.class as u8 ^ last
+        })
+    }
+
     /// Counts calls.
     pub fn count(&mut self, what: (Outcome, Reason), calls: i64) {
         self.dirty = true;

@@ -61,7 +61,7 @@ pub enum PartitionError {
 pub struct Settings {
     /// Events after which a commit is due.
     pub commit_events: u64,
-    /// Wall milliseconds after which a commit is due.
+    /// Wall milliseconds after which a commit is due though there is more to fold; at the log's end one is due at once.
     pub commit_ms: u64,
     /// Bytes in write buffers after which they are flushed.
     pub flush_bytes: u64,
@@ -81,7 +81,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             commit_events: 300_000,
-            commit_ms: 200,
+            commit_ms: 1_000,
             flush_bytes: 192 << 20,
             flush_ms: 30_000,
             hold_ms: 5_000,

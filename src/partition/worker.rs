@@ -177,8 +177,8 @@ impl Partition {
 
     /// Makes resident every packed call that a record of the group is about.
     fn bring_in(&mut self, records: &[Record<'_>]) -> Result<(), PartitionError> {
-        let mut absent: SmallVec<[(u32, CallKey<'_>, u64); GROUP]> = SmallVec::new();
-        let mut touched = 0;
+        // In stages over the whole group, each a row of independent looks, so that memory is waited for once a stage.
+        let mut wanted: SmallVec<[(u32, CallKey<'_>, u64); GROUP]> = SmallVec::new();
         for record in records {
             let (account, call) = match &record.input {
                 Input::Event(Ok(event)) => (event.account, event.call),
@@ -193,10 +193,19 @@ impl Partition {
                 continue;
             };
             let key = CallKey::parse(call);
-            let hash = key.hash(account);
-            if self.machine.calls.find(account, &key, hash).is_none() {
-                touched ^= self.shelf.touch(hash);
-                absent.push((account, key, hash));
+            wanted.push((account, key, key.hash(account)));
+        }
+        let accounts = &self.machine.accounts;
+        let mut touched = wanted.iter().fold(0, |t, w| t ^ accounts.touch(w.0));
+        touched ^= wanted.iter().fold(0, |t, w| t ^ accounts.touch_latest(w.0));
+        let mut absent: SmallVec<[(u32, CallKey<'_>, u64); GROUP]> = SmallVec::new();
+        for (account, key, hash) in wanted {
+            match self.machine.calls.find(account, &key, hash) {
+                Some(slot) => touched ^= self.machine.calls.touch(slot),
+                None => {
+                    touched ^= self.shelf.touch(hash);
+                    absent.push((account, key, hash));
+                }
             }
         }
         std::hint::black_box(touched);

@@ -1,5 +1,6 @@
 //! Bytes to model and back.
 
+pub mod ascii;
 pub mod check;
 pub mod control;
 pub mod json;

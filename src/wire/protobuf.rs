@@ -42,7 +42,7 @@ impl<'a> Fields<'a> {
         Self { rest }
     }
 
-    #[inline]
+    #[inline(always)]
     fn varint(&mut self) -> Result<u64, Malformed> {
         if let Some((&byte, rest)) = self.rest.split_first()
             && byte < 0x80
@@ -68,7 +68,7 @@ impl<'a> Fields<'a> {
         Err(Malformed("a number breaks off"))
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, len: u64) -> Result<&'a [u8], Malformed> {
         if len > self.rest.len() as u64 {
             return Err(Malformed("a field breaks off"));
@@ -79,7 +79,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The next field's number and value.
-    #[inline]
+    #[inline(always)]
     pub(super) fn next(&mut self) -> Result<Option<(u64, Value<'a>)>, Malformed> {
         if self.rest.is_empty() {
             return Ok(None);
@@ -147,7 +147,7 @@ impl<'a> Value<'a> {
 
     #[inline]
     fn text(self) -> Result<&'a str, Malformed> {
-        std::str::from_utf8(self.bytes()?).map_err(|_| Malformed("a string is not UTF-8"))
+        super::ascii::text(self.bytes()?).ok_or(Malformed("a string is not UTF-8"))
     }
 }
 
@@ -279,10 +279,7 @@ impl<'a> Raw<'a> {
                 }
                 14..=19 => {
                     // Stays in the log; that it is text is all that is asked.
-                    let bytes = value.bytes()?;
-                    if !bytes.is_ascii() {
-                        value.text()?;
-                    }
+                    value.text()?;
                 }
                 20 => {
                     let pair = scan_pair(value.bytes()?)?;
