@@ -3,6 +3,7 @@
 //! The bounds of a period are stored when the account first needs it (RULES §6), so that neither a later change of profile
 //! nor a new time zone database can move a call from one bill to another.
 
+use compact_str::CompactString;
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -66,8 +67,8 @@ pub struct Latest {
 /// One account.
 #[derive(Clone, Debug)]
 pub struct Account {
-    /// Its id.
-    pub id: Box<str>,
+    /// Its id; in place up to 24 bytes, so that looking it up doesn't wait for memory twice.
+    pub id: CompactString,
     /// Holds for periods that aren't stored yet.
     pub profile: ProfileId,
     /// Contiguous, oldest first.
@@ -115,7 +116,7 @@ impl Accounts {
     /// The account's number.
     pub fn find(&self, id: &str) -> Option<u32> {
         self.by_id
-            .find(Self::hash(id), |&n| self.all[n as usize].id.as_ref() == id)
+            .find(Self::hash(id), |&n| self.all[n as usize].id == id)
             .copied()
     }
 
@@ -150,7 +151,7 @@ impl Accounts {
     /// Puts back an account that the store held; they come in order of their numbers.
     pub fn restore(
         &mut self,
-        id: Box<str>,
+        id: CompactString,
         profile: ProfileId,
         periods: Vec<Period>,
         day: Option<Box<Latest>>,
@@ -296,7 +297,7 @@ impl Accounts {
             + self
                 .all
                 .iter()
-                .map(|a| a.id.len() + a.periods.capacity() * size_of::<Period>() + buckets(&a.day) + buckets(&a.hour))
+                .map(|a| if a.id.is_heap_allocated() { a.id.len() } else { 0 } + a.periods.capacity() * size_of::<Period>() + buckets(&a.day) + buckets(&a.hour))
                 .sum::<usize>()
     }
 }

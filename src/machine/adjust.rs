@@ -132,7 +132,7 @@ impl Machine {
             let owed: Decimal = owed.fold(Decimal::ZERO, |sum, amount| sum.checked_add(amount).unwrap_or(sum));
             let amount = owed.checked_sub(adjustment.noticed).unwrap_or(owed);
             adjustment.noticed = owed;
-            let id = self.accounts.get(account).map_or("", |a| a.id.as_ref());
+            let id = self.accounts.get(account).map_or("", |a| a.id.as_str());
             let profile = self.profile_of_period(account, month);
             let notice = pb::AdjustmentNoticed {
                 id: notice_id(id, month, due),

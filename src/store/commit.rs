@@ -29,6 +29,8 @@ pub struct Written {
     pub(super) rollups: usize,
     pub(super) cards: usize,
     pub(super) profiles: usize,
+    /// What the next batch is likely to take.
+    batch_bytes: usize,
 }
 
 impl Written {
@@ -41,6 +43,7 @@ impl Written {
             rollups: machine.rollups.len(),
             cards: machine.cards.all().len(),
             profiles: machine.accounts.profiles().len(),
+            batch_bytes: 0,
         }
     }
 
@@ -53,6 +56,7 @@ impl Written {
             rollups: 0,
             cards: 0,
             profiles: 0,
+            batch_bytes: 0,
         }
     }
 }
@@ -93,7 +97,8 @@ pub fn fill(
     delivered: &[(Topic, u64)],
     flushed_forget_line: Ms,
 ) -> Result<(WriteBatch, CommitBytes), StoreError> {
-    let mut batch = WriteBatch::default();
+    // As large as the last one, so that it doesn't grow by copying.
+    let mut batch = WriteBatch::with_capacity_bytes(written.batch_bytes);
     let mut bytes = CommitBytes::default();
     let mut since = 0u64;
     let mut part = |batch: &WriteBatch| {
@@ -127,6 +132,7 @@ pub fn fill(
     let state = state::write(machine, shelf.next_block(), shelf.oldest_block());
     batch.put(keys::meta(Meta::State), state);
     bytes.all = batch.size_in_bytes() as u64;
+    written.batch_bytes = batch.size_in_bytes() + batch.size_in_bytes() / 8;
     Ok((batch, bytes))
 }
 

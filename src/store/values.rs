@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use compact_str::CompactString;
 use rust_decimal::Decimal;
 use smallvec::SmallVec;
 
@@ -236,7 +237,7 @@ impl Stored for Shape {
 #[derive(Debug)]
 pub struct AccountRow {
     /// Its id.
-    pub id: Box<str>,
+    pub id: CompactString,
     /// Holds for periods that aren't stored yet.
     pub profile: u32,
     /// Contiguous, oldest first.
