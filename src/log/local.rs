@@ -343,8 +343,12 @@ impl LocalLog {
                     }
                 }
                 Err(cause) => {
+                    let cause = match cause {
+                        LogError::DiskFull { cause, .. } | LogError::Storage { cause, .. } => cause,
+                        other => other.to_string(),
+                    };
                     for pending in &group {
-                        *pending.done.lock().unwrap_or_else(PoisonError::into_inner) = Some(Err(cause.to_string()));
+                        *pending.done.lock().unwrap_or_else(PoisonError::into_inner) = Some(Err(cause.clone()));
                     }
                 }
             }

@@ -52,6 +52,7 @@ impl Partition {
     }
 
     fn start(log: Arc<dyn Log>, number: u32, rocks: Rocks, settings: Settings) -> Result<Self, PartitionError> {
+        let began = Instant::now();
         let (mut machine, shelf, outbox, written) = match load(&rocks)? {
             Some(Loaded { machine, shelf, outbox }) => {
                 let written = Written::of(&machine);
@@ -107,6 +108,15 @@ impl Partition {
             machine,
             shelf,
         };
+        tracing::info!(
+            partition = number,
+            next_offset = partition.machine.position.next_offset,
+            open_calls = partition.machine.calls.open(),
+            remembered_calls = partition.shelf.len(),
+            undelivered_outputs = partition.unsent.len(),
+            load_ms = began.elapsed().as_millis() as u64,
+            "partition opened"
+        );
         partition.send()?;
         Ok(partition)
     }

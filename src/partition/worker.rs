@@ -306,6 +306,13 @@ impl Partition {
         self.work.commits += 1;
         self.work.bytes.add(&bytes);
         self.work.commit_time += started.elapsed();
+        tracing::debug!(
+            partition = self.number,
+            next_offset = self.committed.next_offset,
+            batch_bytes = bytes.all,
+            commit_us = started.elapsed().as_micros() as u64,
+            "committed"
+        );
         self.flush_when_due()
     }
 

@@ -3,6 +3,8 @@
 mod auditor;
 #[cfg(feature = "store")]
 mod crash;
+#[cfg(feature = "store")]
+mod embedded_log;
 mod folding;
 mod golden;
 mod merging;

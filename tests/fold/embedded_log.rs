@@ -1,0 +1,274 @@
+//! The embedded log and the stores: what is durable stays, what is torn is cut off, what is damaged or foreign is refused.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use reckon::log::local::{LocalLog, WallClock};
+use reckon::log::{Batch, Identity, Log, LogError, NewRecord, Retention};
+use reckon::machine::clock::Source;
+use reckon::machine::output::{Output, Tail, Topic};
+use reckon::partition::worker::Partition;
+use reckon::partition::{PartitionError, Settings};
+use reckon::store::keys::{Meta, meta};
+use reckon::store::rocks::{Budget, StoreError};
+use reckon::wire::record::Kind;
+
+fn identity(log_id: &str) -> Identity {
+    Identity {
+        log_id: log_id.to_owned(),
+        partition_count: 2,
+        source: Source::Append,
+    }
+}
+
+fn clock(now: &Arc<AtomicI64>) -> WallClock {
+    let now = Arc::clone(now);
+    Arc::new(move || now.load(Ordering::Relaxed))
+}
+
+fn fixed() -> WallClock {
+    clock(&Arc::new(AtomicI64::new(1_790_000_000_000)))
+}
+
+fn records(n: usize, bytes: usize) -> Vec<NewRecord> {
+    (0..n)
+        .map(|i| NewRecord {
+            kind: Kind::Event,
+            bytes: vec![i as u8; bytes],
+        })
+        .collect()
+}
+
+fn all(log: &LocalLog, partition: u32) -> Vec<(u64, usize)> {
+    let (mut batch, mut found) = (Batch::default(), Vec::new());
+    let mut next = log.start(partition).expect("a start");
+    while next < log.end(partition).expect("an end") {
+        log.poll(partition, next, 1_000, &mut batch).expect("polled");
+        for record in batch.iter() {
+            assert_eq!(record.offset, next, "gapless");
+            found.push((record.offset, record.bytes.len()));
+            next += 1;
+        }
+    }
+    found
+}
+
+/// The newest write-ahead log of a RocksDB.
+fn write_ahead_log(folder: &Path) -> PathBuf {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .expect("a folder")
+        .map(|f| f.expect("a file").path())
+        .filter(|p| p.extension().is_some_and(|e| e == "log"))
+        .filter(|p| std::fs::metadata(p).is_ok_and(|m| m.len() > 0))
+        .collect();
+    files.sort();
+    files.pop().expect("a write-ahead log")
+}
+
+/// A log with twenty appends whose files are as a crash leaves them.
+fn crashed(folder: &Path) -> PathBuf {
+    let path = folder.join("log");
+    let log = LocalLog::create(&path, &identity("a"), fixed()).expect("made");
+    for _ in 0..20 {
+        log.append(0, records(3, 200)).expect("appended");
+    }
+    let copy = folder.join("crashed");
+    std::fs::create_dir_all(&copy).expect("a folder");
+    for file in std::fs::read_dir(&path).expect("files") {
+        let file = file.expect("a file");
+        if file.file_name() != "LOCK" {
+            std::fs::copy(file.path(), copy.join(file.file_name())).expect("copied");
+        }
+    }
+    copy
+}
+
+#[test]
+fn what_is_acknowledged_is_there_after_a_crash() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = LocalLog::open(&crashed(folder.path()), fixed()).expect("opens");
+    assert_eq!(all(&log, 0).len(), 61);
+    assert_eq!(all(&log, 1).len(), 1);
+    assert_eq!(log.identity(), &identity("a"));
+}
+
+#[test]
+fn a_torn_tail_is_cut_off() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = crashed(folder.path());
+    let file = write_ahead_log(&path);
+    let len = std::fs::metadata(&file).expect("its size").len();
+    let open = std::fs::OpenOptions::new().write(true).open(&file).expect("opens");
+    open.set_len(len - 100).expect("cut");
+    let log = LocalLog::open(&path, fixed()).expect("opens");
+    // The last append is torn; the nineteen before it are whole.
+    assert_eq!(all(&log, 0).len(), 58);
+    log.append(0, records(1, 5)).expect("goes on");
+    assert_eq!(all(&log, 0).last(), Some(&(58, 5)));
+}
+
+#[test]
+fn damage_before_the_tail_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = crashed(folder.path());
+    let file = write_ahead_log(&path);
+    let mut bytes = std::fs::read(&file).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x55;
+    std::fs::write(&file, bytes).expect("written");
+    let refused = LocalLog::open(&path, fixed()).err().expect("refused").to_string();
+    assert!(
+        refused.contains("crashed") && refused.to_lowercase().contains("corrupt"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn retention_goes_by_size_and_age_and_never_past_what_is_needed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let now = Arc::new(AtomicI64::new(1_000_000));
+    let log = LocalLog::create(&folder.path().join("log"), &identity("a"), clock(&now)).expect("made");
+    for _ in 0..10 {
+        log.append(0, records(2, 1_000)).expect("appended");
+        now.fetch_add(1_000, Ordering::Relaxed);
+    }
+    let by_size = |bytes| Retention {
+        bytes: Some(bytes),
+        age_ms: None,
+    };
+    log.prune(0, 5, by_size(1)).expect("pruned");
+    // Offset 5 is the first of its batch.
+    assert_eq!(log.start(0).expect("a start"), 5);
+    log.prune(0, 21, by_size(5_000)).expect("pruned");
+    assert_eq!(log.start(0).expect("a start"), 17);
+    let by_age = Retention {
+        bytes: None,
+        age_ms: Some(1_500),
+    };
+    log.prune(0, 21, by_age).expect("pruned");
+    assert_eq!(log.start(0).expect("a start"), 19);
+    assert_eq!(all(&log, 0).len(), 2);
+    assert!(matches!(
+        log.poll(0, 18, 100, &mut Batch::default()),
+        Err(LogError::HistoryLost {
+            start: 19,
+            wanted: 18,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn outputs_are_taken_once_in_order_and_unchanged() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = LocalLog::create(&folder.path().join("log"), &identity("a"), fixed()).expect("made");
+    let mut tail = Tail::default();
+    let outputs: Vec<Output> = (0..5u8)
+        .map(|n| {
+            tail = tail.next(Topic::Statements, &[n]);
+            Output {
+                topic: Topic::Statements,
+                sequence: tail.sequence,
+                chain: tail.chain,
+                body: vec![n],
+            }
+        })
+        .collect();
+    log.append_outputs(1, &outputs[..3]).expect("delivered");
+    log.append_outputs(1, &outputs[1..]).expect("two again, two more");
+    assert_eq!(log.read_outputs(1, Topic::Statements, 0, 99).expect("read"), outputs);
+    assert_eq!(
+        log.read_outputs(1, Topic::Statements, 3, 1).expect("read"),
+        outputs[3..4]
+    );
+    assert!(log.read_outputs(0, Topic::Statements, 0, 99).expect("read").is_empty());
+    let gap = Output {
+        sequence: 9,
+        ..outputs[4].clone()
+    };
+    assert!(matches!(log.append_outputs(1, &[gap]), Err(LogError::OutputGap { .. })));
+    let other = Output {
+        chain: 1,
+        ..outputs[2].clone()
+    };
+    assert!(matches!(
+        log.append_outputs(1, &[other]),
+        Err(LogError::OutputDiffers { .. })
+    ));
+}
+
+fn open_store(log: &Arc<LocalLog>, path: &Path) -> Result<Partition, PartitionError> {
+    let log = Arc::clone(log) as Arc<dyn Log>;
+    Partition::open(log, 0, path, &Budget::new(1 << 20, 16 << 20), Settings::default())
+}
+
+#[test]
+fn a_store_that_does_not_fit_is_refused_with_what_to_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = |name: &str| {
+        let path = folder.path().join(name);
+        Arc::new(LocalLog::create(&path, &identity(name), fixed()).expect("made"))
+    };
+    let (first, second) = (made("first"), made("second"));
+    first.append(0, records(9, 10)).expect("appended");
+    let store = folder.path().join("store");
+    let mut partition = open_store(&first, &store).expect("opens");
+    partition.catch_up(|_| ()).expect("folded");
+    partition.finish().expect("finished");
+    // Locked.
+    let locked = open_store(&first, &store).err().expect("refused");
+    assert!(
+        matches!(locked, PartitionError::Store(StoreError::Locked { .. })),
+        "{locked}"
+    );
+    assert!(LocalLog::open(&folder.path().join("first"), fixed()).is_err_and(|e| matches!(e, LogError::Locked { .. })));
+    // Another version.
+    let versions = partition
+        .rocks
+        .get(&meta(Meta::Versions))
+        .expect("a row")
+        .expect("there");
+    partition
+        .rocks
+        .db
+        .put(meta(Meta::Versions), [versions[0], 99])
+        .expect("put");
+    drop(partition);
+    let refused = open_store(&first, &store).err().expect("refused").to_string();
+    assert!(
+        refused.contains("fold version 99") && refused.contains("remove the store"),
+        "{refused}"
+    );
+    // Another log.
+    let store = folder.path().join("other");
+    open_store(&second, &store).expect("opens").finish().expect("finished");
+    let refused = open_store(&first, &store).err().expect("refused").to_string();
+    assert!(
+        refused.contains("\"second\"") && refused.contains("\"first\""),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_log_that_was_cut_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("log");
+    let log = Arc::new(LocalLog::create(&path, &identity("a"), fixed()).expect("made"));
+    log.append(0, records(9, 10)).expect("appended");
+    let store = folder.path().join("store");
+    let mut partition = open_store(&log, &store).expect("opens");
+    partition.catch_up(|_| ()).expect("folded");
+    partition.close().expect("closed");
+    drop(log);
+    std::fs::remove_dir_all(&path).expect("removed");
+    let shorter = Arc::new(LocalLog::create(&path, &identity("a"), fixed()).expect("made"));
+    let refused = open_store(&shorter, &store).err().expect("refused");
+    assert!(
+        matches!(
+            refused,
+            PartitionError::Log(LogError::Truncated { end: 1, wanted: 10, .. })
+        ),
+        "{refused}"
+    );
+}
