@@ -34,7 +34,7 @@ lint: setup ## formatting and clippy, warnings denied
 	@$(CARGO) clippy --release --locked --all-targets -- -D warnings
 
 doc: setup ## the crate docs
-	@RUSTDOCFLAGS="-D warnings" $(SHELL) -c '$(CARGO) doc --release --locked --no-deps --lib'
+	@export RUSTDOCFLAGS="-D warnings"; $(CARGO) doc --release --locked --no-deps --lib
 
 bench: build ## how fast the fold is here, beside prost's decode
 	@$(RECKON) bench fold --calls 1000000 --rounds 3

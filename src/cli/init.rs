@@ -1,6 +1,7 @@
 //! `reckon init`: makes a log.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -9,7 +10,9 @@ use super::{CliError, Data};
 use crate::log::local::{LocalLog, wall_clock};
 use crate::log::{Identity, Log, LogError};
 use crate::machine::clock::Source;
-use crate::partition::host;
+use crate::partition::Settings;
+use crate::partition::host::{self, Host};
+use crate::store::rocks::Budget;
 
 /// Partitions at most: each has a store and a thread of its own.
 const PARTITIONS_MAX: u32 = 1_024;
@@ -80,7 +83,10 @@ pub fn open_for_history(data: &Path, partitions: u32) -> Result<LocalLog, CliErr
 
 impl Init {
     pub(super) fn run(self, json: bool) -> Result<(), CliError> {
-        let log = create(&self.data.data, self.partitions, self.clock.into())?;
+        let log: Arc<dyn Log> = Arc::new(create(&self.data.data, self.partitions, self.clock.into())?);
+        // The stores too, so that everything can be looked at from the start.
+        let settings = Settings::default();
+        Host::open(Arc::clone(&log), &self.data.data, &Budget::default(), &settings)?.finish()?;
         let identity = log.identity();
         let data = self.data.data.display();
         if json {

@@ -12,7 +12,7 @@ use super::worker::Partition;
 use super::{PartitionError, Settings};
 use crate::log::local::{LocalLog, WallClock};
 use crate::log::{Identity, Log, LogError};
-use crate::store::rocks::Budget;
+use crate::store::rocks::{Budget, Rocks, StoreIdentity};
 
 /// All partitions of a data folder.
 pub struct Host {
@@ -88,12 +88,23 @@ impl Host {
     /// Opens log and stores beside a process that may be folding them, and folds in memory what that one hasn't put on disk.
     pub fn open_beside(data: &Path, budget: &Budget, settings: &Settings) -> Result<Self, PartitionError> {
         let scratch = Scratch::new()?;
-        let log: Arc<dyn Log> = Arc::new(LocalLog::open_beside(&log_path(data), &scratch.0.join("log"))?);
-        let mut partitions = Vec::new();
+        let own = |name: String| scratch.0.join(name);
+        let log = LocalLog::open_beside(&log_path(data), &own("identity".to_owned()))?;
+        let mut stores = Vec::new();
         for n in 0..log.identity().partition_count {
-            let own = scratch.0.join(n.to_string());
-            let path = store_path(data, n);
-            let mut partition = Partition::open_beside(Arc::clone(&log), n, &path, budget, settings.clone(), &own)?;
+            let identity = StoreIdentity::of(&log, n);
+            stores.push(Rocks::open_beside(
+                &store_path(data, n),
+                &identity,
+                budget,
+                &own(n.to_string()),
+            )?);
+        }
+        // Opened after the stores: so it has every record that they have folded.
+        let log: Arc<dyn Log> = Arc::new(LocalLog::open_beside(&log_path(data), &own("log".to_owned()))?);
+        let mut partitions = Vec::new();
+        for (n, rocks) in stores.into_iter().enumerate() {
+            let mut partition = Partition::start(Arc::clone(&log), n as u32, rocks, settings.clone())?;
             partition.catch_up(|_| ())?;
             partitions.push(partition);
         }

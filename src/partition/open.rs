@@ -15,13 +15,16 @@ use crate::store::rocks::{Budget, Rocks, StoreIdentity};
 use crate::store::shelf::Shelf;
 use crate::wire::record::Kind;
 
-fn identity_of(log: &dyn Log, number: u32) -> StoreIdentity {
-    let identity = log.identity();
-    StoreIdentity {
-        log_id: identity.log_id.clone(),
-        partition: number,
-        partition_count: identity.partition_count,
-        source: identity.source,
+impl StoreIdentity {
+    /// What the store of a log's partition must say.
+    pub fn of(log: &dyn Log, partition: u32) -> Self {
+        let identity = log.identity();
+        Self {
+            log_id: identity.log_id.clone(),
+            partition,
+            partition_count: identity.partition_count,
+            source: identity.source,
+        }
     }
 }
 
@@ -34,24 +37,17 @@ impl Partition {
         budget: &Budget,
         settings: Settings,
     ) -> Result<Self, PartitionError> {
-        let rocks = Rocks::open(path, &identity_of(log.as_ref(), number), budget)?;
+        let rocks = Rocks::open(path, &StoreIdentity::of(log.as_ref(), number), budget)?;
         Self::start(log, number, rocks, settings)
     }
 
-    /// Opens a partition beside the process that folds it: what that one has flushed, and the log from there on.
-    pub fn open_beside(
+    /// Goes on from an opened store.
+    pub(super) fn start(
         log: Arc<dyn Log>,
         number: u32,
-        path: &Path,
-        budget: &Budget,
+        rocks: Rocks,
         settings: Settings,
-        scratch: &Path,
     ) -> Result<Self, PartitionError> {
-        let rocks = Rocks::open_beside(path, &identity_of(log.as_ref(), number), budget, scratch)?;
-        Self::start(log, number, rocks, settings)
-    }
-
-    fn start(log: Arc<dyn Log>, number: u32, rocks: Rocks, settings: Settings) -> Result<Self, PartitionError> {
         let began = Instant::now();
         let (mut machine, shelf, outbox, written) = match load(&rocks)? {
             Some(Loaded { machine, shelf, outbox }) => {

@@ -3,6 +3,7 @@
 //!
 //! `RECKON_KILLS=300 cargo test --release --test crash` kills more often.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -232,4 +233,40 @@ fn undisturbed(log: &dyn Log, number: u32) -> u128 {
         fold(&mut machine, &entry, &mut scratch);
     }
     machine.digest.value()
+}
+
+#[test]
+fn readers_beside_a_running_process_see_whole_records() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut child = Command::new(std::env::current_exe().expect("this test"))
+        .args(["crash::child_process", "--exact", "--nocapture", "--test-threads=1"])
+        .env(FOLDER, folder.path())
+        .env(FROM, "0")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a child");
+    let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    let mut acknowledged = 0;
+    let mut before = 0i128;
+    for _ in 0..8 {
+        for line in lines.by_ref().take(40) {
+            if let Some(n) = line.expect("a line").strip_prefix("acknowledged ") {
+                acknowledged = n.parse().expect("a number");
+            }
+        }
+        let host =
+            Host::open_beside(folder.path(), &Budget::new(8 << 20, 64 << 20), &Settings::default()).expect("opens");
+        let usage = host.partitions.iter().map(|p| p.usage(None).expect("usage"));
+        let requests: i128 = usage
+            .flat_map(BTreeMap::into_values)
+            .flat_map(|month| month.usage)
+            .filter(|((_, _, meter, _), _)| meter == "requests")
+            .map(|(_, nano)| nano / 1_000_000_000)
+            .sum();
+        assert!(requests >= i128::from(acknowledged), "{requests} of {acknowledged}");
+        assert!(requests >= before, "never less than before");
+        before = requests;
+    }
+    child.kill().expect("killed");
+    child.wait().expect("gone");
 }
