@@ -53,6 +53,28 @@
 //! * No float, no clock, no hash order in what decides money; integers of 10^-9 and `rust_decimal`, rounded once a line.
 //! * No log record is removed that the flushed store still needs.
 //!
+//! # The fold by hand
+//!
+//! ```
+//! use reckon::machine::{clock::Source, fold::{Advance, Machine, Record}};
+//! use reckon::wire::record::{Kind, decode};
+//!
+//! let mut machine = Machine::new(0, 1, Source::Append, 1_790_000_000_000);
+//! let event = br#"{"account_id": "acme", "call_id": "c-1", "phase": "ended", "occurred_at": "2026-09-21T14:13:20Z",
+//!     "end": {"cause": "completed"}, "usage": [{"meter": "output_tokens", "value": 412}]}"#;
+//! let mut scratch = Vec::new();
+//! let record = Record {
+//!     offset: 1,
+//!     append_ms: 1_790_000_000_500,
+//!     bytes: event,
+//!     input: decode(Kind::Event, event, &mut scratch),
+//! };
+//! while machine.advance(&record) != Advance::Done {}
+//! let (slot, _) = machine.calls.iter().next().expect("one call");
+//! let verdict = machine.verdict_of(slot).expect("a verdict");
+//! assert_eq!((verdict.ruling.row, verdict.ruling.reason.as_str()), (10, "completed"));
+//! ```
+//!
 //! # Where RULES.md is read closely
 //!
 //! * Row 9 applies to completed ∧ end marker not seen ∧ (upstream failed ∨ the edge's word has an upstream status ≥ 400 other
