@@ -92,6 +92,8 @@ pub mod auditor;
 #[cfg(feature = "store")]
 pub mod cli;
 #[cfg(feature = "store")]
+pub mod http;
+#[cfg(feature = "store")]
 pub mod log;
 pub mod machine;
 pub mod model;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Lower layers first: a file may name those before its own, and its own.
-const LAYERS: [&str; 9] = [
+const LAYERS: [&str; 10] = [
     "model",
     "wire",
     "machine",
@@ -11,6 +11,7 @@ const LAYERS: [&str; 9] = [
     "store",
     "log",
     "partition",
+    "http",
     "workload",
     "cli",
 ];

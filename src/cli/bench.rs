@@ -145,7 +145,8 @@ impl Feeder {
             if at >= self.tick_ms {
                 // The owner's tick every minute, and after a gap without traffic.
                 self.tick_ms = at + 60_000;
-                self.batch.push(self.offset, at, Kind::Tick, &super::append::tick(at));
+                self.batch
+                    .push(self.offset, at, Kind::Tick, &crate::log::appender::tick(at));
                 self.offset += 1;
             }
             self.batch.push(self.offset, at, Kind::Event, bytes);

@@ -10,8 +10,8 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use super::CliError;
-use super::append::tick;
 use super::terminal::{Table, grouped};
+use crate::log::appender::tick;
 use crate::machine::clock::Source;
 use crate::machine::control;
 use crate::machine::evidence::Scope;

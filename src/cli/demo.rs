@@ -7,13 +7,14 @@ use chrono::Datelike;
 use clap::Args;
 use serde_json::json;
 
-use super::append::Appender;
-use super::rows::{AdjustmentRow, StatementRow};
 use super::terminal::{Table, grouped, progress};
 use super::{CliError, audit, explain, import};
+use crate::log::appender::Appender;
 use crate::model::period::Month;
 use crate::partition::host::Host;
+use crate::partition::rows::{AdjustmentRow, StatementRow};
 use crate::wire::pb::statement_record::Body;
+use crate::workload::play::append_steps;
 use crate::workload::synthetic::{Made, Synthetic};
 
 /// Play synthetic traffic across the end of last month, and show what it comes to
@@ -126,7 +127,7 @@ fn play(host: &mut Host, made: &Made) -> Result<(), CliError> {
     let mut appender = Appender::new(log.as_ref(), 0);
     let bar = progress(made.steps.len() as u64, "playing");
     for steps in made.steps.chunks(5_000) {
-        appender.steps(steps.iter().cloned())?;
+        append_steps(&mut appender, steps.iter().cloned())?;
         appender.flush()?;
         host.catch_up(&|_| ())?;
         bar.inc(steps.len() as u64);

@@ -1,31 +1,20 @@
-//! `reckon explain`: why a call is billed, or not.
+//! `reckon explain`: why one call came to what it came to.
 
 use std::path::Path;
 
 use clap::Args;
-use memchr::memmem;
-use prost::Message;
 use serde_json::{Map, Value, json};
 
-use super::rows::CallRow;
 use super::terminal::grouped;
 use super::{CliError, Data};
-use crate::log::Batch;
 use crate::log::placement::partition_of;
-use crate::machine::clock::Source;
-use crate::machine::evidence::Scope;
-use crate::model::limits::AHEAD_MS_MAX;
 use crate::model::outcome::ROWS;
 use crate::model::period::rfc3339;
-use crate::model::quantity::Quantity;
 use crate::partition::Settings;
+use crate::partition::explain::{Explained, FoundEvent, find_events};
 use crate::partition::host::Host;
-use crate::partition::read::KnownCall;
-use crate::partition::worker::Partition;
+use crate::partition::rows::CallRow;
 use crate::store::rocks::Budget;
-use crate::wire::json as wire_json;
-use crate::wire::pb;
-use crate::wire::record::{self, Kind};
 
 /// Explain one call: verdict, rule, quantities, evidence, amendments and events
 #[derive(Debug, Args)]
@@ -41,253 +30,78 @@ pub struct Explain {
     data: Data,
 }
 
-/// One event of the call as the log has it.
-pub(super) struct FoundEvent {
-    offset: u64,
-    append_ms: i64,
-    event: Value,
-}
-
 /// Everything that is known of a call.
-pub(super) struct Explained {
+pub(super) struct Report {
     account: String,
     call: String,
     partition: u32,
-    known: Option<KnownCall>,
+    explained: Option<Explained>,
     /// Its verdict and amendments, oldest first.
     verdicts: Vec<CallRow>,
     events: Vec<FoundEvent>,
     log_start: u64,
-    evidence: Value,
-    quantities: Vec<(String, String, String)>,
 }
 
 impl Explain {
     pub(super) fn run(self, json: bool) -> Result<(), CliError> {
-        let explained = explain(&self.data.data, &self.account, &self.call)?;
+        let report = explain(&self.data.data, &self.account, &self.call)?;
         if json {
-            println!("{}", explained.to_json());
+            println!("{}", report.to_json());
         } else {
-            print!("{explained}");
+            print!("{report}");
         }
         Ok(())
     }
 }
 
 /// Looks the call up beside whoever folds the log.
-fn explain(data: &Path, account: &str, call: &str) -> Result<Explained, CliError> {
-    let mut host = Host::open_beside(data, &Budget::default(), &Settings::default())?;
-    of_host(&mut host, account, call)
+fn explain(data: &Path, account: &str, call: &str) -> Result<Report, CliError> {
+    let host = Host::open_beside(data, &Budget::default(), &Settings::default())?;
+    of_host(&host, account, call)
 }
 
 /// Looks the call up.
-pub(super) fn of_host(host: &mut Host, account: &str, call: &str) -> Result<Explained, CliError> {
+pub(super) fn of_host(host: &Host, account: &str, call: &str) -> Result<Report, CliError> {
     let number = partition_of(account, host.log.identity().partition_count);
     let log = std::sync::Arc::clone(&host.log);
-    let partition = &mut host.partitions[number as usize];
-    let known = partition.call(account, call)?;
+    let partition = &host.partitions[number as usize];
+    let explained = partition.explain(account, call)?;
     let mut verdicts = Vec::new();
     partition.verdicts(|v| {
         if v.account_id == account && v.call_id == call {
             verdicts.push(CallRow::from(v));
         }
     })?;
-    if known.is_none() && verdicts.is_empty() {
+    if explained.is_none() && verdicts.is_empty() {
         return Err(CliError::Finding(format!(
             "account {account:?} has no call {call:?} (partition {number}); `reckon export rejects` shows what was not folded"
         )));
     }
-    let (evidence, quantities) = known
-        .as_ref()
-        .map_or((Value::Null, Vec::new()), |k| describe(partition, k));
-    let events = find_events(log.as_ref(), partition, known.as_ref(), account, call)?;
-    Ok(Explained {
+    let known = explained.as_ref().map(|e| &e.known);
+    let events = find_events(log.as_ref(), partition, known, account, call)?;
+    Ok(Report {
         account: account.to_owned(),
         call: call.to_owned(),
         partition: number,
-        known,
+        explained,
         verdicts,
         events,
         log_start: log.start(number)?,
-        evidence,
-        quantities,
     })
 }
 
-fn describe(partition: &Partition, known: &KnownCall) -> (Value, Vec<(String, String, String)>) {
-    let names = &partition.machine.names;
-    let symbols = &names.symbols;
-    let evidence = &known.call.evidence;
-    let endings: Vec<Value> = evidence
-        .endings
-        .iter()
-        .map(|e| {
-            json!({"observer": e.observer.as_str(), "attempt": e.attempt,
-                "phase": if e.scope == Scope::Call { "ended" } else { "attempt_ended" },
-                "cause": e.cause.as_str(), "progress": e.progress.as_str(), "client_status": e.client_status,
-                "upstream_status": e.upstream_status, "end_marker": e.end_marker.as_str(),
-                "error_type": symbols.name(e.error), "seq": e.seq, "at": rfc3339(e.at)})
-        })
-        .collect();
-    let labels: Vec<Value> = evidence
-        .labels
-        .iter()
-        .map(|l| {
-            let shape = names.of(l.any);
-            json!({"observer": l.observer.as_str(), "attempt": l.attempt, "progress": l.progress.as_str(),
-                "service": symbols.name(shape.service), "product": symbols.name(shape.product)})
-        })
-        .collect();
-    let amounts: Vec<Value> = evidence
-        .amounts
-        .iter()
-        .map(|a| {
-            json!({"meter": symbols.name(a.meter), "attempt": a.attempt, "provenance": a.provenance.as_str(),
-                "quantity": Quantity(a.nano()).to_string()})
-        })
-        .collect();
-    let quantities = known
-        .verdict
-        .bill
-        .quantities
-        .iter()
-        .map(|&(meter, nano)| {
-            let best = crate::machine::verdict::best_amounts(evidence, known.verdict.ruling.serving);
-            let provenance = best.iter().find(|a| a.meter == meter).map(|a| a.provenance.as_str());
-            let corrected = known
-                .correction
-                .as_ref()
-                .is_some_and(|c| c.bill && !c.quantities.is_empty());
-            let source = match (provenance, corrected) {
-                _ if meter == crate::machine::names::REQUESTS => "counted",
-                (_, true) => "corrected",
-                (Some(provenance), false) => provenance,
-                (None, false) => "",
-            };
-            (
-                symbols.name(meter).to_owned(),
-                Quantity(nano).to_string(),
-                source.to_owned(),
-            )
-        })
-        .collect();
-    let value = json!({"first": rfc3339(evidence.first), "last": rfc3339(evidence.last), "endings": endings,
-        "facts": labels, "quantities": amounts});
-    (value, quantities)
-}
-
-/// Scans the partition for the call's events, from where its first one can be.
-fn find_events(
-    log: &dyn crate::log::Log,
-    partition: &Partition,
-    known: Option<&KnownCall>,
-    account: &str,
-    call: &str,
-) -> Result<Vec<FoundEvent>, CliError> {
-    let number = partition.number;
-    let end = log.end(number)?;
-    let mut next = log.start(number)?;
-    // Append times never go back in the embedded log. In a `ticks` log they say when the history was imported.
-    let earliest = match (partition.machine.clock.source, known) {
-        (Source::Append, Some(known)) => Some(known.call.evidence.first - AHEAD_MS_MAX),
-        _ => None,
-    };
-    if let Some(earliest) = earliest {
-        next = first_appended_at(log, number, next, end, earliest)?;
-    }
-    let finder = memmem::Finder::new(call);
-    let mut batch = Batch::default();
-    let mut events = Vec::new();
-    while next < end {
-        log.poll(number, next, 4 << 20, &mut batch)?;
-        if batch.is_empty() {
-            break;
-        }
-        for polled in batch.iter() {
-            next = polled.offset + 1;
-            if !matches!(polled.kind, Kind::Event | Kind::Control) || finder.find(polled.bytes).is_none() {
-                continue;
-            }
-            if let Some(event) = matching(polled.kind, polled.bytes, account, call) {
-                events.push(FoundEvent {
-                    offset: polled.offset,
-                    append_ms: polled.append_ms,
-                    event,
-                });
-            }
-        }
-    }
-    Ok(events)
-}
-
-fn first_appended_at(
-    log: &dyn crate::log::Log,
-    number: u32,
-    start: u64,
-    end: u64,
-    earliest: i64,
-) -> Result<u64, CliError> {
-    let mut batch = Batch::default();
-    let (mut low, mut high) = (start, end);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        log.poll(number, middle, 1, &mut batch)?;
-        if batch.get(0).is_some_and(|r| r.append_ms < earliest) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    Ok(low)
-}
-
-fn matching(kind: Kind, bytes: &[u8], account: &str, call: &str) -> Option<Value> {
-    if kind == Kind::Control {
-        let control = crate::wire::control::decode(bytes).ok()?;
-        return match control.body? {
-            pb::control::Body::Correction(c) if c.account_id == account && c.call_id == call => Some(
-                json!({"correction": {"id": control.id, "actor": control.actor, "bill": c.bill, "reason": c.reason}}),
-            ),
-            _ => None,
-        };
-    }
-    let event = if record::is_json(bytes) {
-        wire_json::decode(bytes).ok()?.event
-    } else {
-        pb::CallEvent::decode(bytes).ok()?
-    };
-    (event.account_id == account && event.call_id == call).then(|| wire_json::encode(&event))
-}
-
-impl Explained {
+impl Report {
     fn to_json(&self) -> Value {
         let mut row = Map::new();
         row.insert("account".to_owned(), self.account.clone().into());
         row.insert("call".to_owned(), self.call.clone().into());
         row.insert("partition".to_owned(), self.partition.into());
-        if let Some(known) = &self.known {
-            let ruling = &known.verdict.ruling;
-            row.insert("settled".to_owned(), known.call.is_settled().into());
-            row.insert(
-                "verdict".to_owned(),
-                json!({"outcome": ruling.outcome.as_str(), "reason": ruling.reason.as_str(), "row": ruling.row,
-                    "rule": ROWS[usize::from(ruling.row) - 1], "billed": ruling.billed,
-                    "estimated": known.verdict.bill.estimated, "serving_attempt": ruling.serving,
-                    "decided_at": rfc3339(ruling.at)}),
-            );
-            row.insert("due".to_owned(), known.due.map(rfc3339).into());
-            let quantities: Map<String, Value> = self
-                .quantities
-                .iter()
-                .map(|(meter, quantity, source)| (meter.clone(), json!({"quantity": quantity, "provenance": source})))
-                .collect();
-            row.insert("quantities".to_owned(), quantities.into());
-            if let Some(c) = &known.correction {
-                let correction = json!({"control": c.control_id, "actor": c.actor, "bill": c.bill, "reason": c.reason});
-                row.insert("correction".to_owned(), correction);
+        match &self.explained {
+            Some(explained) => row.extend(explained.to_json()),
+            None => {
+                row.insert("evidence".to_owned(), Value::Null);
             }
         }
-        row.insert("evidence".to_owned(), self.evidence.clone());
         let verdicts = self.verdicts.iter().filter_map(|v| serde_json::to_value(v).ok());
         row.insert("revisions".to_owned(), verdicts.collect());
         let events: Vec<Value> = self
@@ -301,16 +115,17 @@ impl Explained {
     }
 }
 
-impl std::fmt::Display for Explained {
+impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(
             f,
             "call {} of account {} (partition {})",
             self.call, self.account, self.partition
         )?;
-        match &self.known {
+        match &self.explained {
             None => writeln!(f, "  its evidence is forgotten; what was decided is below")?,
-            Some(known) => {
+            Some(explained) => {
+                let known = &explained.known;
                 let ruling = &known.verdict.ruling;
                 let charged = if ruling.billed { "charged" } else { "not charged" };
                 let so_far = if known.call.is_settled() {
@@ -333,15 +148,15 @@ impl std::fmt::Display for Explained {
                         rfc3339(due)
                     )?;
                 }
-                for (meter, quantity, source) in &self.quantities {
-                    writeln!(f, "    {:>14} {meter} ({source})", grouped(quantity))?;
+                for q in &explained.quantities {
+                    writeln!(f, "    {:>14} {} ({})", grouped(&q.quantity), q.meter, q.provenance)?;
                 }
                 if let Some(c) = &known.correction {
                     let word = if c.bill { "bill" } else { "waive" };
                     writeln!(f, "  corrected by {} ({}): {word}, {}", c.actor, c.control_id, c.reason)?;
                 }
                 writeln!(f, "  evidence")?;
-                for ending in self.evidence["endings"].as_array().into_iter().flatten() {
+                for ending in explained.evidence["endings"].as_array().into_iter().flatten() {
                     writeln!(
                         f,
                         "    {} {} {}: {}, progress {}, client {}, upstream {}, end marker {}{}",
@@ -359,7 +174,7 @@ impl std::fmt::Display for Explained {
                         }
                     )?;
                 }
-                for fact in self.evidence["facts"].as_array().into_iter().flatten() {
+                for fact in explained.evidence["facts"].as_array().into_iter().flatten() {
                     writeln!(
                         f,
                         "    {} at attempt {}: progress {}, service {:?}, product {:?}",

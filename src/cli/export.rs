@@ -6,13 +6,13 @@ use std::io::{BufWriter, StdoutLock, Write};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::rows::{AdjustmentRow, CallRow, ControlRow, OutcomeRow, RejectRow, StatementRow, UsageRow};
 use super::{CliError, Data};
 use crate::machine::output::Topic;
 use crate::model::period::Month;
 use crate::partition::Settings;
 use crate::partition::host::Host;
 use crate::partition::read::MonthUsage;
+use crate::partition::rows::{AdjustmentRow, CallRow, ControlRow, OutcomeRow, RejectRow, StatementRow, UsageRow};
 use crate::store::rocks::Budget;
 use crate::wire::pb;
 use crate::wire::pb::statement_record::Body;

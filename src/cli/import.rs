@@ -8,9 +8,9 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::append::{Appender, tick};
 use super::terminal::{grouped, progress};
 use super::{CliError, Data, init};
+use crate::log::appender::{Appender, tick};
 use crate::log::{Log, NewRecord};
 use crate::model::Ms;
 use crate::partition::Settings;
@@ -21,6 +21,7 @@ use crate::wire::json as wire_json;
 use crate::wire::record::Kind;
 use crate::wire::record_file::{self, Line};
 use crate::workload::azure;
+use crate::workload::play::append_steps;
 
 /// Fold a history: a file of log records, or real request traces.
 #[derive(Debug, Args)]
@@ -277,7 +278,7 @@ impl AzureLlm {
         let mut host = open(&self.data.data, self.partitions)?;
         let log = Arc::clone(&host.log);
         let mut appender = Appender::new(log.as_ref(), control_version(&host));
-        appender.steps(trace.steps)?;
+        append_steps(&mut appender, trace.steps)?;
         appender.flush()?;
         let appended = appender.appended;
         let bar = progress(appended, "folding");

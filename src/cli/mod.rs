@@ -1,6 +1,5 @@
 //! The commands. Each is a file; what they print is for people on a terminal, or JSON with `--json`.
 
-pub mod append;
 pub mod audit;
 pub mod bench;
 pub mod check;
@@ -11,7 +10,7 @@ pub mod import;
 pub mod init;
 pub mod inspect;
 pub mod replay;
-pub mod rows;
+pub mod serve;
 pub mod terminal;
 
 use std::path::PathBuf;
@@ -47,6 +46,7 @@ enum Command {
     Replay(replay::Replay),
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
+    Serve(serve::Serve),
 }
 
 /// Where the log and the stores are.
@@ -128,6 +128,7 @@ pub fn run() -> ExitCode {
         Command::Replay(command) => command.run(json),
         Command::Inspect(command) => command.run(json),
         Command::Bench(command) => command.run(json),
+        Command::Serve(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,6 +2,7 @@
 //!
 //! Two implementers: a scriptable one in memory for tests, and the embedded one on local disk. Kafka will be the third.
 
+pub mod appender;
 pub mod batch;
 pub mod local;
 pub mod memory;

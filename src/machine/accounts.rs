@@ -77,6 +77,8 @@ pub struct Account {
     pub day: Option<Box<Latest>>,
     /// The latest hour with usage.
     pub hour: Option<Box<Latest>>,
+    /// Changes since the partition was opened: whoever watches the account compares it.
+    pub changes: u32,
     /// Latest buckets changed since they were last written.
     dirty: bool,
     /// Anything else changed since it was last written.
@@ -131,6 +133,7 @@ impl Accounts {
             periods: Vec::new(),
             day: None,
             hour: None,
+            changes: 0,
             dirty: false,
             row_dirty: true,
         };
@@ -163,6 +166,7 @@ impl Accounts {
             periods,
             day,
             hour,
+            changes: 0,
             dirty: false,
             row_dirty: false,
         });
@@ -190,13 +194,16 @@ impl Accounts {
         self.mark_dirty(number);
         let account = self.all.get_mut(number as usize)?;
         account.row_dirty = true;
+        account.changes = account.changes.wrapping_add(1);
         Some(account)
     }
 
     /// The account's latest day and hour, to change; they will be written.
     pub fn latest_mut(&mut self, number: u32) -> Option<(&mut Option<Box<Latest>>, &mut Option<Box<Latest>>)> {
         self.mark_dirty(number);
-        self.all.get_mut(number as usize).map(|a| (&mut a.day, &mut a.hour))
+        let account = self.all.get_mut(number as usize)?;
+        account.changes = account.changes.wrapping_add(1);
+        Some((&mut account.day, &mut account.hour))
     }
 
     /// Asks the processor for the account itself.

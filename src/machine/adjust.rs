@@ -27,6 +27,8 @@ const CALLS_NAMED_MAX: usize = 10;
 pub struct ClosedPeriod {
     /// Rate cards up to this control version hold for it, as they did for its statement.
     pub cards: u64,
+    /// Sequence of its statement in the statements topic; 0: it has none.
+    pub sequence: u64,
     /// Quantity and amount stated by line, over the statement and all adjustment lines since.
     pub stated: BTreeMap<PriceKey, (Quantity, Decimal)>,
 }
@@ -60,6 +62,7 @@ impl Machine {
             (account, month),
             ClosedPeriod {
                 cards: self.ledger.version,
+                sequence: 0,
                 stated: BTreeMap::new(),
             },
         );
@@ -167,7 +170,19 @@ impl Machine {
     pub(super) fn owed(&self, account: u32, month: Month) -> Vec<AdjustmentLine> {
         let nothing = ClosedPeriod::default();
         let closed = self.closed.get(&(account, month)).unwrap_or(&nothing);
-        let rated = self.rate(account, month, closed.cards);
+        let days: Vec<_> = self.days_of(account, month).collect();
+        self.owed_of_days(account, month, closed, &days)
+    }
+
+    /// The same from days and a statement that may have been put together elsewhere.
+    pub fn owed_of_days(
+        &self,
+        account: u32,
+        month: Month,
+        closed: &ClosedPeriod,
+        days: &[(i32, &super::usage::Bucket)],
+    ) -> Vec<AdjustmentLine> {
+        let rated = self.rate_days(account, month, closed.cards, days);
         super::rating::difference(&rated, &closed.stated)
     }
 

@@ -23,6 +23,9 @@ use crate::wire::pb;
 /// Periods that the shell is asked to bring into memory at a time.
 const LOAD_PERIODS_MAX: usize = 64;
 
+/// Finished months that are kept for whoever asks how they ended (RULES §6, `history`).
+const HISTORY_MONTHS: usize = 25;
+
 /// Stands for every account in a hold.
 pub const EVERY_ACCOUNT: u32 = u32::MAX;
 
@@ -31,6 +34,8 @@ pub const EVERY_ACCOUNT: u32 = u32::MAX;
 pub struct MonthTally {
     /// Accounts whose stored period of the month isn't closed.
     pub open: u64,
+    /// Accounts whose period of the month has closed, with a statement or without.
+    pub closed: u64,
     /// Statements put out.
     pub statements: u64,
     /// Calls by outcome, as frozen.
@@ -107,7 +112,8 @@ impl Machine {
         )
     }
 
-    pub(super) fn is_held(&self, account: u32, month: Month) -> bool {
+    /// Whether a hold keeps the account's period open.
+    pub fn is_held(&self, account: u32, month: Month) -> bool {
         self.holds.contains(&(month, EVERY_ACCOUNT)) || self.holds.contains(&(month, account))
     }
 
@@ -134,18 +140,24 @@ impl Machine {
 
     /// An account's period at the prices of the cards accepted up to a control version.
     pub fn rate(&self, account: u32, month: Month, cards: u64) -> Rated {
+        let days: Vec<_> = self.days_of(account, month).collect();
+        self.rate_days(account, month, cards, &days)
+    }
+
+    /// The same from days that may have been put together elsewhere.
+    pub fn rate_days(&self, account: u32, month: Month, cards: u64, days: &[(i32, &Bucket)]) -> Rated {
         let profile = self.profile_of_period(account, month);
         let symbols = &self.names.symbols;
         let mut rows = Vec::new();
         let mut dimensions = BTreeMap::new();
-        for (_, bucket) in self.days_of(account, month) {
+        for (_, bucket) in days {
             for line in &bucket.lines {
                 dimensions
                     .entry(line.key.dimensions)
                     .or_insert_with(|| self.dimension_values(account, month, line.key.dimensions));
             }
         }
-        for (day, bucket) in self.days_of(account, month) {
+        for &(day, bucket) in days {
             let day = period::Day(day);
             let (day_start_ms, _) = period::day_bounds(day, profile.zone);
             for line in &bucket.lines {
@@ -263,6 +275,7 @@ impl Machine {
             (account, month),
             ClosedPeriod {
                 cards,
+                sequence: 0,
                 stated: rated.stated(),
             },
         );
@@ -271,6 +284,7 @@ impl Machine {
             .note(Mark::Close, account.into(), [u64::from(month.0), usage.len() as u64]);
         let tally = self.months.entry(month).or_default();
         tally.open = tally.open.saturating_sub(1);
+        tally.closed += 1;
         for (&(outcome, _), &calls) in &counts {
             *tally.outcomes.entry(outcome).or_default() += calls;
         }
@@ -328,6 +342,9 @@ impl Machine {
             body: Some(pb::statement_record::Body::PeriodClosed(statement)),
         };
         let sequence = self.emit(Topic::Statements, &record);
+        if let Some(closed) = self.closed.get_mut(&(account, month)) {
+            closed.sequence = sequence;
+        }
         let tally = self.months.entry(month).or_default();
         tally.statements += 1;
         if tally.first_sequence == 0 {
@@ -345,7 +362,7 @@ impl Machine {
         };
         let tally = self.months.remove(&month).unwrap_or_default();
         self.controls = Some((first, month.next()));
-        let quantities: Vec<(Sym, i128)> = tally.quantities.into_iter().collect();
+        let quantities: Vec<(Sym, i128)> = tally.quantities.iter().map(|(&m, &n)| (m, n)).collect();
         let control = pb::PeriodControl {
             period: month.to_string(),
             partition: self.partition,
@@ -372,7 +389,11 @@ impl Machine {
         let record = pb::StatementRecord {
             body: Some(pb::statement_record::Body::PeriodControl(control)),
         };
-        self.emit(Topic::Statements, &record);
+        let sequence = self.emit(Topic::Statements, &record);
+        self.finished.insert(month, (sequence, tally));
+        while self.finished.len() > HISTORY_MONTHS {
+            self.finished.pop_first();
+        }
     }
 }
 

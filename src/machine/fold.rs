@@ -62,6 +62,11 @@ pub enum Advance {
 /// Timers fired in one step before the shell may commit.
 pub const TIMERS_PER_STEP: usize = 1_024;
 
+/// Room for every reason of a verdict.
+pub const REASONS_MAX: usize = 32;
+
+const _: () = assert!(crate::model::outcome::Reason::ALL.len() <= REASONS_MAX);
+
 /// Counts since the partition's first record, for `inspect` and metrics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -75,6 +80,8 @@ pub struct Counters {
     pub settled: u64,
     /// Changed verdicts.
     pub amended: u64,
+    /// First verdicts by reason, in the order of [`Reason::ALL`](crate::model::outcome::Reason::ALL).
+    pub verdicts: [u64; REASONS_MAX],
     /// By reason.
     pub rejects: BTreeMap<RejectReason, u64>,
 }
@@ -128,6 +135,8 @@ pub struct Machine {
     pub notices: BTreeSet<(Ms, u32, Month)>,
     /// Sums over the partition's accounts, by month; those whose control record is out are gone.
     pub months: BTreeMap<Month, MonthTally>,
+    /// Months whose control record is out: its sequence, and what it says.
+    pub finished: BTreeMap<Month, (u64, MonthTally)>,
     /// First month that the partition puts out a control record for, and the next one to come.
     pub controls: Option<(Month, Month)>,
     /// Periods closed since the last commit: their hours are dropped.
@@ -145,6 +154,8 @@ pub struct Machine {
     pub(super) difference: Difference,
     /// Timers fired in this step so far.
     fired: usize,
+    /// The last record is folded, but what it left due at its own instant isn't all fired: [`Machine::settle_down`] goes on.
+    pub settling: bool,
 }
 
 impl Machine {
@@ -177,6 +188,7 @@ impl Machine {
             adjustments_dirty: BTreeSet::new(),
             notices: BTreeSet::new(),
             months: BTreeMap::new(),
+            finished: BTreeMap::new(),
             controls: None,
             hours_over: Vec::new(),
             outputs: Outputs::default(),
@@ -187,6 +199,7 @@ impl Machine {
             next_due: Ms::MIN,
             difference: Difference::default(),
             fired: 0,
+            settling: false,
         };
         if let Some(now) = machine.clock.now {
             machine.clock.move_lines(&Policy::default());
@@ -293,8 +306,14 @@ impl Machine {
         }
         let fired = self.fire(now);
         match fired {
-            Advance::Done => self.digest.seal(self.position.next_offset),
-            Advance::More => self.finish_step(self.position.next_offset),
+            Advance::Done => {
+                self.settling = false;
+                self.digest.seal(self.position.next_offset);
+            }
+            Advance::More => {
+                self.settling = true;
+                self.finish_step(self.position.next_offset);
+            }
             Advance::Load(_) => {}
         }
         fired

@@ -7,6 +7,27 @@ use crate::model::Ms;
 use crate::model::period::{self, Month};
 
 impl Machine {
+    /// The month that an instant of the account counts for: its stored period's, or that of the zone which would hold.
+    pub fn month_of(&self, account: u32, at: Ms) -> Month {
+        let Some(owner) = self.accounts.get(account) else {
+            return Month::of(at, self.utc());
+        };
+        if let Some(index) = owner.period_at(at) {
+            return owner.periods[index].month;
+        }
+        let before_all = owner.periods.first().filter(|first| at < first.from);
+        let zone = self
+            .accounts
+            .profile(before_all.map_or(owner.profile, |first| first.profile))
+            .zone;
+        let month = Month::of(at, zone);
+        match (before_all, owner.periods.last()) {
+            (Some(first), _) => month.min(first.month.prev()),
+            (None, Some(last)) => month.max(last.month.next()),
+            (None, None) => month,
+        }
+    }
+
     /// The account's period with this instant, stored now with all between it and the nearest stored one.
     pub(super) fn period_at(&mut self, account: u32, at: Ms) -> Period {
         loop {

@@ -87,7 +87,7 @@ pub struct AdjustmentLine {
 }
 
 /// `quantity / per × price`, exactly; `None` where 96 bits don't hold it.
-fn amount_of(quantity: Quantity, price: Decimal, per: u64) -> Option<Decimal> {
+pub fn amount_of(quantity: Quantity, price: Decimal, per: u64) -> Option<Decimal> {
     let quantity = quantity.to_decimal()?;
     let product = quantity.checked_mul(price)?;
     if !product.is_zero() && product.scale() < quantity.scale() + price.scale() {

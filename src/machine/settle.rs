@@ -108,6 +108,7 @@ impl Machine {
         self.calls.settled();
         self.calls.enqueue(slot, Queue::Warm);
         self.counters.settled += 1;
+        self.counters.verdicts[verdict.ruling.reason as usize] += 1;
         let place = self.place(account, &verdict);
         self.book(account, &place, &verdict, 1, slot);
         self.announce(slot, &place, &verdict);

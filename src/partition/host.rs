@@ -43,7 +43,7 @@ impl Drop for Scratch {
     }
 }
 
-fn folder(path: &Path) -> Result<(), PartitionError> {
+pub(super) fn folder(path: &Path) -> Result<(), PartitionError> {
     std::fs::create_dir_all(path).map_err(|cause| PartitionError::Folder {
         path: path.to_owned(),
         cause,

@@ -1,8 +1,13 @@
 //! The imperative shell around one machine: poll, decode, bring in what is packed, apply, commit, emit.
 
+pub mod account;
+pub mod explain;
 pub mod host;
+pub mod live;
 pub mod open;
 pub mod read;
+pub mod rows;
+pub mod running;
 pub mod worker;
 
 use thiserror::Error;

@@ -87,7 +87,7 @@ impl Partition {
         };
         let mut partition = Self {
             number,
-            rocks,
+            rocks: Arc::new(rocks),
             work: Work::default(),
             log,
             settings,
@@ -99,6 +99,7 @@ impl Partition {
             flushed_at: Instant::now(),
             committed: machine.position,
             committed_at: Instant::now(),
+            prune_below: None,
             caught_up: false,
             scratch: Vec::new(),
             machine,

@@ -179,7 +179,7 @@ impl Partition {
     }
 
     /// One call, if it isn't forgotten.
-    pub fn call(&mut self, account: &str, call: &str) -> Result<Option<KnownCall>, PartitionError> {
+    pub fn call(&self, account: &str, call: &str) -> Result<Option<KnownCall>, PartitionError> {
         let Some(account) = self.machine.accounts.find(account) else {
             return Ok(None);
         };
@@ -205,7 +205,7 @@ impl Partition {
         }))
     }
 
-    fn resident(&self, slot: Slot) -> Option<KnownCall> {
+    pub(super) fn resident(&self, slot: Slot) -> Option<KnownCall> {
         let call = self.machine.calls.get(slot)?.clone();
         let verdict = self.machine.verdict_of(slot)?;
         let policy = self.machine.policy_of(call.policy);

@@ -13,6 +13,7 @@ use crate::machine::fold::{Advance, Machine, Position, Record};
 use crate::machine::output::{Output, Topic};
 use crate::model::Ms;
 use crate::model::id::CallKey;
+use crate::model::period::Month;
 use crate::store::commit::{self, CommitBytes, Written};
 use crate::store::load::load_period;
 use crate::store::rocks::Rocks;
@@ -58,8 +59,8 @@ pub struct Partition {
     pub machine: Machine,
     /// Its packed calls.
     pub shelf: Shelf,
-    /// Its store.
-    pub rocks: Rocks,
+    /// Its store; shared with reads that go on beside the fold.
+    pub rocks: Arc<Rocks>,
     /// What it has done.
     pub work: Work,
     pub(super) log: Arc<dyn Log>,
@@ -74,6 +75,8 @@ pub struct Partition {
     pub(super) flushed_at: Instant,
     pub(super) committed: Position,
     pub(super) committed_at: Instant,
+    /// The log may let go of records below it: set when a flush has ended.
+    pub(super) prune_below: Option<u64>,
     pub(super) caught_up: bool,
     pub(super) scratch: Vec<Vec<u8>>,
 }
@@ -108,7 +111,18 @@ impl Partition {
     }
 
     fn reached_end(&mut self, at_end: bool) -> Result<(), PartitionError> {
-        if at_end && !self.caught_up {
+        if at_end {
+            self.check_tails()?;
+        }
+        if self.has_uncommitted() {
+            self.commit()?;
+        }
+        self.send()
+    }
+
+    /// At the log's end, once: the outputs delivered before must be among those that the log leads to.
+    pub(super) fn check_tails(&mut self) -> Result<(), PartitionError> {
+        if !self.caught_up {
             for topic in Topic::ALL {
                 let tail = self.log.output_tail(self.number, topic)?.sequence;
                 let folded = self.machine.outputs.tails[topic as usize].sequence;
@@ -123,25 +137,33 @@ impl Partition {
             }
             self.caught_up = true;
         }
-        if self.machine.position != self.committed {
-            self.commit()?;
-        }
-        self.send()
+        Ok(())
     }
 
     /// Folds the first `count` records of a batch.
     pub fn fold(&mut self, batch: &Batch, count: usize) -> Result<(), PartitionError> {
+        let mut at = 0;
+        while at < count || self.machine.settling {
+            at = self.fold_next(batch, at, count)?;
+            if self.is_commit_due() {
+                self.commit()?;
+                self.send()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Folds records from `at` on, a group at most, and says where to go on. That is the same place again, or
+    /// [`Machine::settling`](crate::machine::fold::Machine) is set, if a record has more steps: between them others may read.
+    pub fn fold_next(&mut self, batch: &Batch, at: usize, count: usize) -> Result<usize, PartitionError> {
+        if self.machine.settling && !self.settle_down()? {
+            return Ok(at);
+        }
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.resize_with(GROUP, Vec::new);
-        let mut at = 0;
-        let mut result = Ok(());
-        while at < count && result.is_ok() {
-            let until = count.min(at + GROUP);
-            result = self.fold_group(batch, at..until, &mut scratch);
-            at = until;
-        }
+        let folded = self.fold_group(batch, at..count.min(at + GROUP), &mut scratch);
         self.scratch = scratch;
-        result
+        Ok(at + folded?)
     }
 
     fn fold_group(
@@ -149,7 +171,7 @@ impl Partition {
         batch: &Batch,
         range: std::ops::Range<usize>,
         scratch: &mut [Vec<u8>],
-    ) -> Result<(), PartitionError> {
+    ) -> Result<usize, PartitionError> {
         let mut records: SmallVec<[Record<'_>; GROUP]> = SmallVec::new();
         for (polled, scratch) in range.filter_map(|i| batch.get(i)).zip(scratch) {
             records.push(Record {
@@ -160,19 +182,31 @@ impl Partition {
             });
         }
         self.bring_in(&records)?;
+        let mut folded = 0;
         for record in &records {
-            self.apply(record)?;
+            if !self.apply(record)? {
+                break;
+            }
+            folded += 1;
+            if !self.settle_down()? {
+                break;
+            }
         }
-        self.work.records += records.len() as u64;
+        self.work.records += folded as u64;
         self.pack();
+        Ok(folded)
+    }
+
+    /// Whether enough is folded, or enough time gone by, for a commit.
+    pub fn is_commit_due(&self) -> bool {
         let since = self.machine.position.next_offset - self.committed.next_offset;
-        if since >= self.settings.commit_events
-            || (since.is_multiple_of(64) && self.committed_at.elapsed().as_millis() as u64 >= self.settings.commit_ms)
-        {
-            self.commit()?;
-            self.send()?;
-        }
-        Ok(())
+        since >= self.settings.commit_events
+            || (self.has_uncommitted() && self.committed_at.elapsed().as_millis() as u64 >= self.settings.commit_ms)
+    }
+
+    /// Whether anything is folded that isn't committed.
+    pub fn has_uncommitted(&self) -> bool {
+        self.machine.position != self.committed
     }
 
     /// Makes resident every packed call that a record of the group is about.
@@ -224,37 +258,33 @@ impl Partition {
         Ok(())
     }
 
-    fn apply(&mut self, record: &Record<'_>) -> Result<(), PartitionError> {
+    /// Applies a record until it is done or a step says that there is more. Whether it is done.
+    fn apply(&mut self, record: &Record<'_>) -> Result<bool, PartitionError> {
         loop {
             match self.machine.advance(record) {
-                Advance::Done => break,
-                unfinished => self.between_steps(unfinished)?,
-            }
-        }
-        loop {
-            match self.machine.settle_down() {
-                Advance::Done => return Ok(()),
-                unfinished => self.between_steps(unfinished)?,
+                Advance::Done => return Ok(true),
+                Advance::More => return Ok(false),
+                Advance::Load(periods) => self.load(&periods)?,
             }
         }
     }
 
-    fn between_steps(&mut self, unfinished: Advance) -> Result<(), PartitionError> {
-        match unfinished {
-            Advance::Load(periods) => {
-                for (account, month) in periods {
-                    load_period(&self.rocks, &mut self.machine, account, month)?;
-                }
-                Ok(())
+    /// Fires what the last record left due at its own instant. Whether nothing is left.
+    fn settle_down(&mut self) -> Result<bool, PartitionError> {
+        loop {
+            match self.machine.settle_down() {
+                Advance::Done => return Ok(true),
+                Advance::More => return Ok(false),
+                Advance::Load(periods) => self.load(&periods)?,
             }
-            // A close of many accounts goes on for long: what is decided is put down meanwhile.
-            Advance::More if self.committed_at.elapsed().as_millis() as u64 >= self.settings.commit_ms => {
-                self.pack();
-                self.commit()?;
-                self.send()
-            }
-            Advance::More | Advance::Done => Ok(()),
         }
+    }
+
+    fn load(&mut self, periods: &[(u32, Month)]) -> Result<(), PartitionError> {
+        for &(account, month) in periods {
+            load_period(&self.rocks, &mut self.machine, account, month)?;
+        }
+        Ok(())
     }
 
     /// Packs settled calls that have cooled, and lets go of those that were only looked at.
@@ -330,15 +360,25 @@ impl Partition {
         Ok(())
     }
 
-    /// Delivers what is committed.
+    /// Delivers what is committed, and lets the log remove what nobody needs any more.
     pub fn send(&mut self) -> Result<(), PartitionError> {
-        if self.unsent.is_empty() || self.rocks.read_only {
+        if self.rocks.read_only {
             return Ok(());
         }
-        self.log.append_outputs(self.number, &self.unsent)?;
-        self.delivered
-            .extend(self.unsent.drain(..).map(|o| (o.topic, o.sequence)));
+        if !self.unsent.is_empty() {
+            self.log.append_outputs(self.number, &self.unsent)?;
+            self.sent(self.unsent.len());
+        }
+        if let Some(below) = self.prune_below.take() {
+            self.log.prune(self.number, below, self.settings.retention)?;
+        }
         Ok(())
+    }
+
+    /// Takes the first `count` outputs as delivered: their outbox rows go with the next commit.
+    pub(super) fn sent(&mut self, count: usize) {
+        self.delivered
+            .extend(self.unsent.drain(..count).map(|o| (o.topic, o.sequence)));
     }
 
     fn flush_when_due(&mut self) -> Result<(), PartitionError> {
@@ -347,8 +387,7 @@ impl Partition {
                 self.flushed = flushing;
                 self.flushing = None;
                 self.shelf.drop_files(&self.rocks)?;
-                let retention = self.settings.retention;
-                self.log.prune(self.number, flushed_offset(&flushing), retention)?;
+                self.prune_below = Some(flushing.position.next_offset);
             }
             return Ok(());
         }
@@ -390,10 +429,6 @@ impl Partition {
         self.shelf.drop_files(&self.rocks)?;
         Ok(())
     }
-}
-
-fn flushed_offset(flushed: &Flushed) -> u64 {
-    flushed.position.next_offset
 }
 
 /// Where a record belongs: the account that it names, or everyone's.

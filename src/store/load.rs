@@ -73,6 +73,7 @@ fn restore_state(machine: &mut Machine, state: State) {
     machine.holds = state.holds;
     machine.held = state.held;
     machine.months = state.months;
+    machine.finished = state.finished;
     machine.controls = state.controls;
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, Options,
-    WriteBufferManager,
+    Snapshot, WriteBufferManager,
 };
 use thiserror::Error;
 
@@ -13,7 +13,7 @@ use super::keys::{self, CF_OPEN, CF_SETTLED, CF_SETTLED_IDS, Meta};
 use crate::machine::clock::Source;
 
 /// Version of keys and values. Raise it with every change of `keys.rs`, `values.rs`, `packed.rs` or `state.rs`.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Version of the fold: raised whenever the golden log's digest changes, so that no bill changes by accident.
 pub const FOLD_VERSION: u32 = 1;
@@ -328,6 +328,28 @@ impl Rocks {
             if !key.starts_with(prefix) {
                 break;
             }
+            take(key, value).map_err(|d| self.damaged(d))?;
+            rows.next();
+        }
+        rows.status().map_err(|e| self.explain(e))
+    }
+
+    /// The rows as they are now, whatever is written after.
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        self.db.snapshot()
+    }
+
+    /// Rows of the default column family from one key to another, both included, as a snapshot has them.
+    pub fn scan_snapshot(
+        &self,
+        snapshot: &Snapshot<'_>,
+        first: &[u8],
+        last: &[u8],
+        mut take: impl FnMut(&[u8], &[u8]) -> Result<(), Damaged>,
+    ) -> Result<(), StoreError> {
+        let mut rows = snapshot.raw_iterator();
+        rows.seek(first);
+        while let Some((key, value)) = rows.item().filter(|(key, _)| *key <= last) {
             take(key, value).map_err(|d| self.damaged(d))?;
             rows.next();
         }

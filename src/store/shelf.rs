@@ -1,6 +1,7 @@
 //! Settled calls that are no longer in memory: packed in blocks of 256 in the order in which they cooled, written once,
 //! found by the index, dropped by range.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 use super::bytes::{Damaged, Reader, Writer};
@@ -20,6 +21,56 @@ struct Full {
     ids: Vec<u8>,
 }
 
+/// A block that may hold a call.
+#[derive(Clone, Debug)]
+pub enum Place<'a> {
+    /// Not stored yet.
+    Memory(Cow<'a, [u8]>),
+    /// Stored under its number, and never changed there.
+    Stored(u64),
+}
+
+/// What looking a call up in one block came to.
+#[derive(Debug)]
+pub enum Sought {
+    /// There it is.
+    Found(Box<Packed>),
+    /// It isn't in this block.
+    Elsewhere,
+    /// The block isn't there.
+    NoBlock,
+}
+
+impl Place<'_> {
+    /// Looks a call up in the block.
+    pub fn find(&self, rocks: &Rocks, account: u32, key: &CallKey<'_>) -> Result<Sought, StoreError> {
+        let find = |bytes: &[u8]| {
+            let found = Block::parse(bytes).and_then(|b| b.find(account, key));
+            let found = found.map_err(|d| rocks.damaged(d))?;
+            Ok(found.map_or(Sought::Elsewhere, |packed| Sought::Found(Box::new(packed))))
+        };
+        match self {
+            Self::Memory(bytes) => find(bytes),
+            Self::Stored(number) => {
+                let settled = rocks.family(CF_SETTLED)?;
+                let bytes = rocks.db.get_pinned_cf(settled, number.to_be_bytes());
+                match bytes.map_err(|e| rocks.explain(e))? {
+                    Some(bytes) => find(&bytes),
+                    None => Ok(Sought::NoBlock),
+                }
+            }
+        }
+    }
+
+    /// The same, to be looked into later.
+    pub fn into_owned(self) -> Place<'static> {
+        match self {
+            Self::Memory(bytes) => Place::Memory(Cow::Owned(bytes.into_owned())),
+            Self::Stored(number) => Place::Stored(number),
+        }
+    }
+}
+
 /// The packed calls of one partition.
 #[derive(Debug)]
 pub struct Shelf {
@@ -32,10 +83,6 @@ pub struct Shelf {
     full: BTreeMap<u64, Full>,
     /// Until when each live block is remembered, oldest first.
     remembered_until: VecDeque<Ms>,
-    /// Calls looked for in a block, and those found there.
-    pub reads: u64,
-    /// Calls found in a block.
-    pub hits: u64,
 }
 
 /// Packs retained bits, nine half-bytes a call.
@@ -81,8 +128,6 @@ impl Shelf {
             oldest_block,
             full: BTreeMap::new(),
             remembered_until: VecDeque::new(),
-            reads: 0,
-            hits: 0,
         };
         let mut rows = rocks.db.raw_iterator_cf(rocks.family(CF_SETTLED_IDS)?);
         rows.seek(oldest_block.to_be_bytes());
@@ -146,35 +191,37 @@ impl Shelf {
 
     /// The newest packed word on a call, if a block holds it.
     pub fn find(
-        &mut self,
+        &self,
         rocks: &Rocks,
         account: u32,
         key: &CallKey<'_>,
         hash: u64,
     ) -> Result<Option<Packed>, StoreError> {
-        for number in self.index.candidates(retained(hash)) {
-            self.reads += 1;
-            let found = if number == self.next_block {
-                Block::parse(&self.filling.bytes()).and_then(|b| b.find(account, key))
-            } else if let Some(full) = self.full.get(&number) {
-                Block::parse(&full.block).and_then(|b| b.find(account, key))
-            } else {
-                let settled = rocks.family(CF_SETTLED)?;
-                let bytes = rocks
-                    .db
-                    .get_pinned_cf(settled, number.to_be_bytes())
-                    .map_err(|e| rocks.explain(e))?
-                    .ok_or(rocks.damaged(Damaged {
-                        what: "block of settled calls (absent)",
-                    }))?;
-                Block::parse(&bytes).and_then(|b| b.find(account, key))
-            };
-            if let Some(packed) = found.map_err(|d| rocks.damaged(d))? {
-                self.hits += 1;
-                return Ok(Some(packed));
+        for place in self.places(hash) {
+            let found = place.find(rocks, account, key)?;
+            if let Sought::Found(packed) = found {
+                return Ok(Some(*packed));
+            }
+            if matches!(found, Sought::NoBlock) {
+                return Err(rocks.damaged(Damaged {
+                    what: "block of settled calls (absent)",
+                }));
             }
         }
         Ok(None)
+    }
+
+    /// Where a word on a call may be, the newest first.
+    pub fn places(&self, hash: u64) -> impl Iterator<Item = Place<'_>> {
+        self.index.candidates(retained(hash)).into_iter().map(|number| {
+            if number == self.next_block {
+                Place::Memory(Cow::Owned(self.filling.bytes()))
+            } else if let Some(full) = self.full.get(&number) {
+                Place::Memory(Cow::Borrowed(&full.block))
+            } else {
+                Place::Stored(number)
+            }
+        })
     }
 
     /// Adds what isn't stored yet to a commit, and lets go of blocks that were forgotten before `flushed_forget_line`.

@@ -6,7 +6,7 @@ use super::bytes::{Damaged, Reader, Writer};
 use super::values::Stored;
 use crate::machine::clock::{Clock, Source};
 use crate::machine::close::MonthTally;
-use crate::machine::fold::{Counters, Machine, Position};
+use crate::machine::fold::{Counters, Machine, Position, REASONS_MAX};
 use crate::machine::output::Tail;
 use crate::model::Ms;
 use crate::model::period::Month;
@@ -35,6 +35,8 @@ pub struct State {
     pub held: BTreeMap<(Month, u32), Ms>,
     /// Sums by month.
     pub months: BTreeMap<Month, MonthTally>,
+    /// Months whose control record is out.
+    pub finished: BTreeMap<Month, (u64, MonthTally)>,
     /// First month whose control record was to come from here, and the next one.
     pub controls: Option<(Month, Month)>,
     /// Number of the block that is being filled.
@@ -81,6 +83,8 @@ pub fn write(machine: &Machine, next_block: u64, oldest_block: u64) -> Vec<u8> {
     ] {
         w.uint(count);
     }
+    w.uint(counters.verdicts.len() as u64);
+    counters.verdicts.iter().for_each(|&count| w.uint(count));
     w.uint(counters.rejects.len() as u64);
     for (reason, count) in &counters.rejects {
         w.byte(*reason as u8);
@@ -101,6 +105,12 @@ pub fn write(machine: &Machine, next_block: u64, oldest_block: u64) -> Vec<u8> {
     w.uint(machine.months.len() as u64);
     for (month, tally) in &machine.months {
         w.uint(month.0.into());
+        tally.write(&mut w);
+    }
+    w.uint(machine.finished.len() as u64);
+    for (month, (sequence, tally)) in &machine.finished {
+        w.uint(month.0.into());
+        w.uint(*sequence);
         tally.write(&mut w);
     }
     match machine.controls {
@@ -146,8 +156,13 @@ pub fn read(bytes: &[u8]) -> Result<State, Damaged> {
         unknown_fields: r.uint()?,
         settled: r.uint()?,
         amended: r.uint()?,
+        verdicts: [0; REASONS_MAX],
         rejects: BTreeMap::new(),
     };
+    for index in 0..r.count()? {
+        let count = r.uint()?;
+        *counters.verdicts.get_mut(index).ok_or(r.damaged())? = count;
+    }
     for _ in 0..r.count()? {
         let index = usize::from(r.byte()?);
         let reason = RejectReason::ALL.get(index).ok_or(r.damaged())?;
@@ -167,6 +182,11 @@ pub fn read(bytes: &[u8]) -> Result<State, Damaged> {
         let month = Month(r.u32()?);
         months.insert(month, MonthTally::read(r)?);
     }
+    let mut finished = BTreeMap::new();
+    for _ in 0..r.count()? {
+        let month = Month(r.u32()?);
+        finished.insert(month, (r.uint()?, MonthTally::read(r)?));
+    }
     let controls = match r.byte()? {
         0 => None,
         _ => Some((Month(r.u32()?), Month(r.u32()?))),
@@ -182,6 +202,7 @@ pub fn read(bytes: &[u8]) -> Result<State, Damaged> {
         holds,
         held,
         months,
+        finished,
         controls,
         next_block: r.uint()?,
         oldest_block: r.uint()?,

@@ -406,6 +406,7 @@ impl Stored for ClosedPeriod {
 
     fn write(&self, w: &mut Writer) {
         w.uint(self.cards);
+        w.uint(self.sequence);
         w.uint(self.stated.len() as u64);
         for (key, (quantity, amount)) in &self.stated {
             w.text(&key.product);
@@ -420,6 +421,7 @@ impl Stored for ClosedPeriod {
 
     fn read(r: &mut Reader<'_>) -> Result<Self, Damaged> {
         let cards = r.uint()?;
+        let sequence = r.uint()?;
         let mut stated = BTreeMap::new();
         for _ in 0..r.count()? {
             let key = PriceKey {
@@ -431,7 +433,11 @@ impl Stored for ClosedPeriod {
             };
             stated.insert(key, (Quantity(r.wide()?), decimal(r)?));
         }
-        Ok(Self { cards, stated })
+        Ok(Self {
+            cards,
+            sequence,
+            stated,
+        })
     }
 }
 
@@ -495,6 +501,7 @@ impl Stored for MonthTally {
 
     fn write(&self, w: &mut Writer) {
         w.uint(self.open);
+        w.uint(self.closed);
         w.uint(self.statements);
         w.uint(self.outcomes.len() as u64);
         for (outcome, calls) in &self.outcomes {
@@ -518,6 +525,7 @@ impl Stored for MonthTally {
     fn read(r: &mut Reader<'_>) -> Result<Self, Damaged> {
         let mut tally = Self {
             open: r.uint()?,
+            closed: r.uint()?,
             statements: r.uint()?,
             ..Self::default()
         };

@@ -3,6 +3,8 @@
 pub mod arbitrary;
 pub mod azure;
 pub mod dense;
+#[cfg(feature = "store")]
+pub mod play;
 pub mod seed;
 pub mod sizes;
 pub mod stories;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::model::period::rfc3339;
 use crate::model::quantity::Quantity;
@@ -12,7 +13,7 @@ use crate::wire::check::instant_ms;
 use crate::wire::pb;
 
 /// `export calls`.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct CallRow {
     /// Who pays.
     pub account: String,
@@ -104,7 +105,7 @@ pub struct OutcomeRow<'a> {
 }
 
 /// A sum of a statement or an adjustment.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Sum {
     /// The interface.
     pub service: String,
@@ -119,7 +120,7 @@ pub struct Sum {
 }
 
 /// Rows by service, product, meter and class; rollup dimensions are added up, zeros left out.
-fn sums(rows: Vec<pb::UsageRow>) -> Vec<Sum> {
+pub fn sums(rows: Vec<pb::UsageRow>) -> Vec<Sum> {
     let mut summed: BTreeMap<(String, String, String, String), i128> = BTreeMap::new();
     for row in rows {
         let quantity: Quantity = row.quantity.parse().unwrap_or_default();
@@ -141,7 +142,7 @@ fn sums(rows: Vec<pb::UsageRow>) -> Vec<Sum> {
 }
 
 /// A statement's line.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Line {
     /// What is priced.
     pub product: String,
@@ -199,7 +200,7 @@ fn instant(at: Option<prost_types::Timestamp>) -> String {
 }
 
 /// `export statements`.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct StatementRow {
     /// Who pays.
     pub account: String,
@@ -257,7 +258,7 @@ impl StatementRow {
 }
 
 /// `export adjustments`.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AdjustmentRow {
     /// Of the notice.
     pub id: String,
@@ -300,7 +301,7 @@ impl AdjustmentRow {
 }
 
 /// `export control`.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ControlRow {
     /// The month.
     pub period: String,
@@ -346,7 +347,7 @@ impl ControlRow {
 }
 
 /// `export rejects`.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct RejectRow {
     /// Which partition.
     pub partition: u32,

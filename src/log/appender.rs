@@ -1,7 +1,7 @@
 //! Putting histories into a log: each record into its partition, ticks and records for everyone into all.
 
-use crate::log::placement::partition_of;
-use crate::log::{Log, LogError, NewRecord};
+use super::placement::partition_of;
+use super::{Log, LogError, NewRecord};
 use crate::machine::control;
 use crate::model::Ms;
 use crate::wire::check::timestamp;
@@ -122,25 +122,4 @@ pub fn tick(at: Ms) -> Vec<u8> {
         at: Some(timestamp(at)),
     }
     .encode_to_vec()
-}
-
-impl Appender<'_> {
-    /// The steps of a workload, in their order.
-    pub fn steps(&mut self, steps: impl IntoIterator<Item = crate::workload::Step>) -> Result<(), LogError> {
-        use crate::workload::What;
-        for step in steps {
-            match step.what {
-                What::Tick => self.tick(step.at_ms)?,
-                What::Event(event) => {
-                    let account = Some(event.account_id.as_str()).filter(|a| !a.is_empty());
-                    self.event_at(account, event.encode_to_vec(), Some(step.at_ms))?;
-                }
-                What::Control(control) => {
-                    self.tick(step.at_ms)?;
-                    self.control(*control)?;
-                }
-            }
-        }
-        Ok(())
-    }
 }

@@ -1,0 +1,100 @@
+//! Who asks, and what that one may do: every route names the right it needs, and nothing else lets a request through.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use serde::{Deserialize, Serialize};
+
+use super::problem::{Code, Problem};
+use super::service::Service;
+
+/// What a token is good for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "scope")]
+pub enum Scope {
+    /// Writes events, reads nothing.
+    Ingest {
+        /// If not empty, only events whose `source` is one of these, or begins with one that ends in `*`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        sources: Vec<String>,
+    },
+    /// Reads one account.
+    Account {
+        /// Which.
+        account: String,
+    },
+    /// Reads everything, writes events and records.
+    Operator,
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Name on the token; empty where no tokens are asked for.
+    pub name: String,
+    /// What it may do.
+    pub scope: Scope,
+}
+
+impl Caller {
+    /// May write events.
+    pub fn may_ingest(&self) -> Result<(), Problem> {
+        match self.scope {
+            Scope::Ingest { .. } | Scope::Operator => Ok(()),
+            Scope::Account { .. } => Err(self.refused("an ingest or an operator token")),
+        }
+    }
+
+    /// Whether the token lets events of that source through.
+    pub fn may_send(&self, source: &str) -> bool {
+        match &self.scope {
+            Scope::Ingest { sources } => {
+                sources.is_empty()
+                    || sources.iter().any(|allowed| match allowed.strip_suffix('*') {
+                        Some(prefix) => source.starts_with(prefix),
+                        None => source == allowed,
+                    })
+            }
+            Scope::Operator => true,
+            Scope::Account { .. } => false,
+        }
+    }
+
+    /// May read the account.
+    pub fn may_read(&self, account: &str) -> Result<(), Problem> {
+        match &self.scope {
+            Scope::Operator => Ok(()),
+            Scope::Account { account: own } if own == account => Ok(()),
+            Scope::Account { .. } | Scope::Ingest { .. } => Err(self.refused("the account's own or an operator token")),
+        }
+    }
+
+    /// May do and read everything.
+    pub fn may_operate(&self) -> Result<(), Problem> {
+        match self.scope {
+            Scope::Operator => Ok(()),
+            Scope::Account { .. } | Scope::Ingest { .. } => Err(self.refused("an operator token")),
+        }
+    }
+
+    fn refused(&self, wanted: &str) -> Problem {
+        let scope = match self.scope {
+            Scope::Ingest { .. } => "ingest",
+            Scope::Account { .. } => "account",
+            Scope::Operator => "operator",
+        };
+        Problem::new(
+            Code::Forbidden,
+            format!("this route wants {wanted}; yours has the scope {scope}"),
+        )
+    }
+}
+
+impl FromRequestParts<Arc<Service>> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, service: &Arc<Service>) -> Result<Self, Problem> {
+        service.gatekeeper.admit(parts)
+    }
+}

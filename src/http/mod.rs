@@ -1,0 +1,110 @@
+//! The service over HTTP: events in, live totals and outputs out.
+//!
+//! | file | what it answers |
+//! |---|---|
+//! | [`usage`], [`calls`], [`statements`], [`periods`] | reads: JSON and CSV, each with the place in the log where it stands |
+//! | [`outputs`] | what was put out, for consumers without Kafka |
+//! | [`gatekeeper`], [`caller`] | who asks, and what that one may do |
+//! | [`problem`] | every refusal, with its code, field and cure |
+//! | [`server`] | sockets: limits, time-outs, the end |
+//!
+//! Handlers hold no rule: they parse, ask [`crate::partition`], and put the answer into words. Whatever must be finished once
+//! begun runs in a task of its own, for a handler ends when its client leaves.
+
+pub mod answer;
+pub mod caller;
+pub mod calls;
+pub mod gatekeeper;
+pub mod outputs;
+pub mod params;
+pub mod periods;
+pub mod problem;
+pub mod server;
+pub mod service;
+pub mod statements;
+pub mod usage;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::response::{IntoResponse, Response};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::trace::TraceLayer;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
+
+use problem::{Code, Problem};
+use service::Service;
+
+/// The contract's frame; paths and schemas come from the handlers.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Reckon",
+        description = "Turns the request-lifecycle events of API gateways into what each account owes. Quantities, amounts, \
+            counts and offsets are decimal strings; times are UTC in RFC 3339. Errors are problems of RFC 9457 with stable codes."
+    ),
+    tags(
+        (name = "events", description = "What gateways send"),
+        (name = "reads", description = "Live totals, verdicts and statements"),
+        (name = "outputs", description = "What was put out, in order"),
+    )
+)]
+struct Contract;
+
+/// Every route but the documents, and their description.
+pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
+    let (router, mut api) = OpenApiRouter::with_openapi(Contract::openapi())
+        .routes(routes!(usage::usage))
+        .routes(routes!(calls::call))
+        .routes(routes!(statements::statements))
+        .routes(routes!(statements::statement))
+        .routes(routes!(periods::period))
+        .routes(routes!(outputs::outputs))
+        .split_for_parts();
+    let components = api.components.get_or_insert_default();
+    for scope in ["ingest", "account", "operator"] {
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("JWT")
+            .description(Some(format!(
+                "A token with the scope {scope}: `reckon token issue {scope} …`"
+            )))
+            .build();
+        components.add_security_scheme(scope, SecurityScheme::Http(bearer));
+    }
+    (router, api)
+}
+
+/// The whole service.
+pub fn router(service: Arc<Service>) -> Router {
+    let (router, api) = routes();
+    router
+        .with_state(service)
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(TraceLayer::new_for_http())
+}
+
+async fn no_route(uri: axum::http::Uri) -> Problem {
+    Problem::new(Code::NoRoute, format!("there is no {}", uri.path()))
+}
+
+async fn no_method(method: axum::http::Method, uri: axum::http::Uri) -> Problem {
+    Problem::new(Code::MethodNotAllowed, format!("{} doesn't take {method}", uri.path()))
+}
+
+fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response {
+    let what = cause
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| cause.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    tracing::error!(what, "a handler has panicked");
+    Problem::new(Code::Internal, "a handler has panicked").into_response()
+}

@@ -1,0 +1,209 @@
+//! `GET /v1/outputs/{topic}`: what was put out, in order, for consumers without Kafka. A cursor, and a long poll at its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::answer::{self, AsOf};
+use super::caller::Caller;
+use super::params::{Params, Places};
+use super::problem::{Code, Problem, ProblemBody};
+use super::service::{Service, read};
+use crate::machine::output::{Output, Topic, calls_of};
+use crate::partition::live::{Live, ReadError};
+use crate::partition::rows::{AdjustmentRow, CallRow, ControlRow, RejectRow, StatementRow};
+use crate::wire::pb;
+use crate::wire::pb::statement_record::Body;
+
+/// Outputs in one answer, if not asked otherwise.
+const LIMIT: usize = 100;
+/// Outputs in one answer at most.
+const LIMIT_MAX: usize = 1_000;
+/// Bytes of outputs, as they are stored, after which an answer ends.
+const BYTES_MAX: usize = 4 << 20;
+/// A long poll waits so long at most.
+const WAIT_MS_MAX: u64 = 30_000;
+
+/// What is asked.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct OutputParams {
+    /// Which partition, from 0; each has its own gapless sequence.
+    #[param(example = 0)]
+    partition: Option<u32>,
+    /// The last sequence that you have; 0 or none: from the first.
+    #[param(example = 0)]
+    after: Option<u64>,
+    /// Outputs at most, 1 to 1000; 100 if not given.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// If there is nothing more yet, wait so long for something; at most 30000.
+    #[param(maximum = 30000)]
+    wait_ms: Option<u64>,
+}
+
+/// One output.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct OutputRow {
+    /// The same wherever and whenever it is read.
+    #[schema(example = "statements/0/17")]
+    pub id: String,
+    /// Gapless per topic and partition, from 1.
+    #[schema(example = "17")]
+    pub sequence: String,
+    /// What it says.
+    #[serde(flatten)]
+    pub body: OutputBody,
+}
+
+/// What an output says.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputBody {
+    /// A closed statement.
+    PeriodClosed(Box<StatementRow>),
+    /// A change of a closed period.
+    AdjustmentNoticed(Box<AdjustmentRow>),
+    /// A month's sums of this partition.
+    PeriodControl(Box<ControlRow>),
+    /// Verdicts and amendments, in the order in which they were decided.
+    Calls(Vec<CallRow>),
+    /// A record that was not folded, and why.
+    Rejected(Box<RejectRow>),
+    /// An output of another version.
+    Unreadable(String),
+}
+
+/// Outputs in their order.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct OutputsBody {
+    /// Which topic.
+    pub topic: &'static str,
+    /// Where the partition stands.
+    pub as_of: AsOf,
+    /// In order.
+    pub outputs: Vec<OutputRow>,
+    /// Give it as `after` to go on.
+    #[schema(example = "17")]
+    pub next_after: String,
+}
+
+fn body_of(output: &Output) -> Result<OutputBody, prost::DecodeError> {
+    use prost::Message;
+    let (sequence, bytes) = (output.sequence, output.body.as_slice());
+    Ok(match output.topic {
+        Topic::Statements => match pb::StatementRecord::decode(bytes)?.body {
+            Some(Body::PeriodClosed(closed)) => OutputBody::PeriodClosed(Box::new(StatementRow::new(sequence, closed))),
+            Some(Body::AdjustmentNoticed(notice)) => {
+                OutputBody::AdjustmentNoticed(Box::new(AdjustmentRow::new(sequence, notice)))
+            }
+            Some(Body::PeriodControl(control)) => {
+                OutputBody::PeriodControl(Box::new(ControlRow::new(sequence, control)))
+            }
+            None => OutputBody::Unreadable("a record of a newer version".to_owned()),
+        },
+        Topic::Calls => OutputBody::Calls(calls_of(bytes)?.into_iter().map(CallRow::from).collect()),
+        Topic::Rejects => OutputBody::Rejected(Box::new(pb::Rejected::decode(bytes)?.into())),
+        Topic::Alerts => OutputBody::Unreadable("alerts have no form yet".to_owned()),
+    })
+}
+
+fn rows(partition: u32, outputs: &[Output]) -> Vec<OutputRow> {
+    let row = |output: &Output| OutputRow {
+        id: format!("{}/{partition}/{}", output.topic.as_str(), output.sequence),
+        sequence: output.sequence.to_string(),
+        body: body_of(output).unwrap_or_else(|cause| OutputBody::Unreadable(cause.to_string())),
+    };
+    outputs.iter().map(row).collect()
+}
+
+fn take(live: &Live, topic: Topic, after: u64, limit: usize) -> Result<Vec<Output>, ReadError> {
+    let mut taken = Vec::new();
+    let (mut after, mut bytes) = (after, 0);
+    // A few at a time: outputs of one topic are of very different sizes.
+    while taken.len() < limit && bytes < BYTES_MAX {
+        let some = live
+            .log()
+            .read_outputs(live.number, topic, after, (limit - taken.len()).min(8))?;
+        let Some(last) = some.last() else { break };
+        after = last.sequence;
+        bytes += some.iter().map(|o| o.body.len()).sum::<usize>();
+        taken.extend(some);
+    }
+    Ok(taken)
+}
+
+/// Outputs of a topic
+///
+/// In order, after a sequence. With `wait_ms` an answer waits until there is something.
+#[utoipa::path(
+    get,
+    path = "/v1/outputs/{topic}",
+    tag = "outputs",
+    params(
+        ("topic" = String, Path, description = "statements, calls, alerts or rejects"),
+        OutputParams
+    ),
+    responses(
+        (status = 200, description = "Outputs, none if there are no more yet", body = OutputsBody),
+        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+    security(("operator" = []))
+)]
+pub async fn outputs(
+    State(service): State<Arc<Service>>,
+    caller: Caller,
+    Places(topic): Places<String>,
+    Params(params): Params<OutputParams>,
+) -> Result<Response, Problem> {
+    caller.may_operate()?;
+    let topic = Topic::ALL
+        .into_iter()
+        .find(|t| t.as_str() == topic)
+        .ok_or_else(|| Problem::new(Code::OutputUnknown, format!("there is no topic {topic:?}")))?;
+    let limit = params.limit.unwrap_or(LIMIT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        return Err(Problem::parameter(
+            "limit",
+            format!("{limit} is not from 1 to {LIMIT_MAX}"),
+        ));
+    }
+    let wait_ms = params.wait_ms.unwrap_or(0);
+    if wait_ms > WAIT_MS_MAX {
+        return Err(Problem::parameter(
+            "wait_ms",
+            format!("{wait_ms} is over {WAIT_MS_MAX}"),
+        ));
+    }
+    let live = Arc::clone(service.partition(params.partition.unwrap_or(0))?);
+    let after = params.after.unwrap_or(0);
+    let mut delivered = live.watch_delivered();
+    let give_up = tokio::time::sleep(Duration::from_millis(wait_ms));
+    tokio::pin!(give_up);
+    let outputs = loop {
+        delivered.borrow_and_update();
+        let reader = Arc::clone(&live);
+        let outputs = read(move || take(&reader, topic, after, limit)).await?;
+        if !outputs.is_empty() || wait_ms == 0 {
+            break outputs;
+        }
+        tokio::select! {
+            () = &mut give_up => break outputs,
+            () = service.closing.cancelled() => break outputs,
+            changed = delivered.changed() => if changed.is_err() { break outputs },
+        }
+    };
+    let standing = live.standing();
+    let body = OutputsBody {
+        topic: topic.as_str(),
+        as_of: standing.into(),
+        next_after: outputs.last().map_or(after, |o| o.sequence).to_string(),
+        outputs: rows(live.number, &outputs),
+    };
+    Ok(answer::json(standing, body))
+}

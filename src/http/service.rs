@@ -1,0 +1,116 @@
+//! The service's state: what every handler is given.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::gatekeeper::Gatekeeper;
+use super::problem::{Code, Problem};
+use crate::log::Log;
+use crate::partition::live::{Live, ReadError, Standing};
+use crate::partition::running::Running;
+
+/// How long a read with `at_least` waits for the fold.
+pub const AT_LEAST_WAIT: Duration = Duration::from_secs(1);
+
+/// What every handler is given.
+pub struct Service {
+    /// Log and partitions.
+    pub running: Arc<Running>,
+    /// Who may do what.
+    pub gatekeeper: Gatekeeper,
+    /// Ends streams and long polls when the service shuts down.
+    pub closing: CancellationToken,
+}
+
+impl Service {
+    /// A service over running partitions.
+    pub fn new(running: Arc<Running>, gatekeeper: Gatekeeper) -> Self {
+        Self {
+            running,
+            gatekeeper,
+            closing: CancellationToken::new(),
+        }
+    }
+
+    /// The partition that an account lives in, once it has folded what the request asks for.
+    pub async fn partition_of(&self, account: &str, at_least: Option<AtLeast>) -> Result<Arc<Live>, Problem> {
+        let live = Arc::clone(self.running.partition_of(account));
+        if let Some(at_least) = at_least.filter(|a| a.partition == live.number) {
+            wait_for(&live, at_least).await?;
+        }
+        Ok(live)
+    }
+
+    /// The partition of that number.
+    pub fn partition(&self, number: u32) -> Result<&Arc<Live>, Problem> {
+        self.running.partitions.get(number as usize).ok_or_else(|| {
+            let count = self.running.log.identity().partition_count;
+            Problem::new(
+                Code::OutputUnknown,
+                format!("there is no partition {number}; there are {count}, from 0"),
+            )
+        })
+    }
+}
+
+/// Runs a read, which may wait for the disk, beside the tasks that serve sockets.
+pub async fn read<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, Problem> {
+    blocking(work).await?.map_err(Problem::from)
+}
+
+/// Runs what may wait, beside the tasks that serve sockets. It goes on when nobody waits for it any more.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Problem::new(Code::Internal, "the work for this request has panicked"))
+}
+
+/// A place in the log that an answer must include: one's own write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AtLeast {
+    /// Which partition.
+    pub partition: u32,
+    /// This record and all before it.
+    pub offset: u64,
+}
+
+impl std::str::FromStr for AtLeast {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        let parsed = || {
+            let (partition, offset) = text.split_once(':')?;
+            Some(Self {
+                partition: partition.parse().ok()?,
+                offset: offset.parse().ok()?,
+            })
+        };
+        parsed()
+            .ok_or_else(|| Problem::parameter("at_least", format!("{text:?} is not PARTITION:OFFSET, such as 2:1041")))
+    }
+}
+
+/// Waits until the partition has folded the record, a second at most.
+pub async fn wait_for(live: &Live, at_least: AtLeast) -> Result<(), Problem> {
+    let mut standing = live.watch();
+    let folded = standing.wait_for(|s: &Standing| s.next_offset > at_least.offset);
+    match tokio::time::timeout(AT_LEAST_WAIT, folded).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) | Err(_) => {
+            let next = live.standing().next_offset;
+            Err(Problem::new(
+                Code::Behind,
+                format!(
+                    "partition {} is folded up to offset {}, not yet to {}",
+                    at_least.partition,
+                    next.saturating_sub(1),
+                    at_least.offset
+                ),
+            ))
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! `GET /v1/accounts/{account}/statements[/{period}]`: what a month owes, as closed or as it would be now.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::answer::{self, AsOf};
+use super::caller::Caller;
+use super::params::{Params, Places, month};
+use super::problem::{Code, Problem, ProblemBody};
+use super::service::{Service, read};
+use super::usage::{PeriodBounds, csv_line, wants_csv};
+use crate::machine::rating::{AdjustmentLine, LineKey};
+use crate::model::money::decimal_string;
+use crate::partition::account::{PeriodStatement, Statement};
+use crate::partition::rows::{Line, StatementRow, Sum, sums};
+
+/// What is asked.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct StatementParams {
+    /// `json` or `csv`; else by the Accept header.
+    format: Option<String>,
+    /// PARTITION:OFFSET of a record that the answer must include; waits up to a second for it.
+    at_least: Option<String>,
+}
+
+/// A line of a draft, or what a closed period owes beyond its statement.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct DraftLine {
+    /// What is priced.
+    pub product: String,
+    /// What is counted.
+    pub meter: String,
+    /// Absent: the line spans services.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub service: String,
+    /// For `per` units.
+    pub unit_price: String,
+    /// 1, 1000 or 1000000.
+    pub per: u64,
+    /// How much of it.
+    #[schema(example = "1402")]
+    pub quantity: String,
+    /// Unrounded in a draft; rounded where it is a difference of statements. Absent if it can't be expressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "0.02103")]
+    pub amount: Option<String>,
+    /// Set on a line that adjusts an earlier statement.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original_period: Option<String>,
+    /// Ids of the notices that announced it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<String>,
+}
+
+fn draft_line(key: &LineKey, quantity: String, amount: Option<Decimal>) -> DraftLine {
+    DraftLine {
+        product: key.product.clone(),
+        meter: key.meter.clone(),
+        service: key.service.clone(),
+        unit_price: decimal_string(key.unit_price),
+        per: key.per,
+        quantity,
+        amount: answer::amount(amount),
+        original_period: None,
+        notices: Vec::new(),
+    }
+}
+
+fn owed_line(line: &AdjustmentLine) -> DraftLine {
+    draft_line(&line.key, line.quantity.to_string(), Some(line.amount))
+}
+
+/// What a period would state if it closed now.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Draft {
+    /// The period's own lines, and those that adjust earlier ones.
+    pub lines: Vec<DraftLine>,
+    /// Sum of the lines, unrounded; absent if it can't be expressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub amount: Option<String>,
+    /// What the statement's total would be, each line rounded; absent if it can't be expressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total: Option<String>,
+    /// Charged usage that no price was found for.
+    pub unpriced: Vec<Sum>,
+}
+
+/// A period's statement.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct StatementBody {
+    /// Who pays.
+    pub account: String,
+    /// Bounds and state.
+    #[serde(flatten)]
+    pub period: PeriodBounds,
+    /// Kept open by a hold of the operator.
+    pub held: bool,
+    /// IANA.
+    pub time_zone: String,
+    /// ISO 4217.
+    pub currency: String,
+    /// Where the answer stands.
+    pub as_of: AsOf,
+    /// As put out; null while open, and if there was nothing to state.
+    pub closed: Option<StatementRow>,
+    /// What it would be now; null once closed.
+    pub draft: Option<Draft>,
+    /// What a closed period owes more or less than was stated: lines of the next statement.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub owed: Vec<DraftLine>,
+}
+
+impl StatementBody {
+    /// In the words of an answer.
+    pub fn of(account: &str, found: PeriodStatement) -> Self {
+        let (mut closed, mut draft, mut owed_lines) = (None, None, Vec::new());
+        match found.statement {
+            Statement::Closed {
+                sequence,
+                statement,
+                owed,
+            } => {
+                closed = statement.map(|s| StatementRow::new(sequence, *s));
+                owed_lines = owed.iter().map(owed_line).collect();
+            }
+            Statement::Draft { rated, adjustments } => {
+                let mut amount = Some(Decimal::ZERO);
+                let mut total = Some(rated.total);
+                let mut lines = Vec::new();
+                for line in &rated.lines {
+                    amount = amount.zip(line.exact).and_then(|(a, b)| a.checked_add(b));
+                    total = total.filter(|_| line.amount.is_some());
+                    lines.push(draft_line(&line.key, line.quantity.to_string(), line.exact));
+                }
+                for (original, notices, line) in &adjustments {
+                    amount = amount.and_then(|a| a.checked_add(line.amount));
+                    total = total.and_then(|a| a.checked_add(line.amount));
+                    lines.push(DraftLine {
+                        original_period: Some(original.to_string()),
+                        notices: notices.clone(),
+                        ..owed_line(line)
+                    });
+                }
+                draft = Some(Draft {
+                    lines,
+                    amount: answer::amount(amount),
+                    total: answer::amount(total),
+                    unpriced: sums(rated.unpriced_rows()),
+                });
+            }
+        }
+        Self {
+            account: account.to_owned(),
+            period: PeriodBounds::of(&found.period),
+            held: found.held,
+            time_zone: found.profile.zone.name().to_owned(),
+            currency: found.profile.currency.to_string(),
+            as_of: found.standing.into(),
+            closed,
+            draft,
+            owed: owed_lines,
+        }
+    }
+
+    /// What says that a closed statement is the same one: its place in the output, and what is owed since.
+    fn etag(&self) -> Option<HeaderValue> {
+        if self.draft.is_some() {
+            return None;
+        }
+        let sequence = self.closed.as_ref().map_or(0, |c| c.sequence);
+        let owed = serde_json::to_vec(&self.owed).ok()?;
+        // Weak: the answer's standing differs from one to the next.
+        HeaderValue::from_str(&format!("W/\"{sequence}-{:016x}\"", xxh3_64(&owed))).ok()
+    }
+
+    fn csv(&self) -> String {
+        let heads = [
+            "account",
+            "period",
+            "state",
+            "product",
+            "meter",
+            "service",
+            "unit_price",
+            "per",
+            "quantity",
+            "amount",
+            "currency",
+            "original_period",
+            "reason",
+        ];
+        let mut text = csv_line(heads);
+        let mut line = |of: [&str; 4], per: u64, sums: [&str; 2], rest: [&str; 2]| {
+            let per = per.to_string();
+            let [product, meter, service, unit_price] = of;
+            text.push_str(&csv_line([
+                self.account.as_str(),
+                &self.period.period,
+                self.period.state,
+                product,
+                meter,
+                service,
+                unit_price,
+                &per,
+                sums[0],
+                sums[1],
+                &self.currency,
+                rest[0],
+                rest[1],
+            ]));
+        };
+        let closed: &[Line] = self.closed.as_ref().map_or(&[], |c| &c.lines);
+        for l in closed {
+            line(
+                [&l.product, &l.meter, &l.service, &l.unit_price],
+                l.per,
+                [&l.quantity, &l.amount],
+                [&l.original_period, &l.reason],
+            );
+        }
+        for l in self.draft.iter().flat_map(|d| &d.lines) {
+            let original = l.original_period.as_deref().unwrap_or_default();
+            line(
+                [&l.product, &l.meter, &l.service, &l.unit_price],
+                l.per,
+                [&l.quantity, l.amount.as_deref().unwrap_or_default()],
+                [original, if original.is_empty() { "" } else { "adjustment" }],
+            );
+        }
+        text
+    }
+}
+
+/// The account's periods.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct PeriodsBody {
+    /// Who pays.
+    pub account: String,
+    /// IANA; holds for periods to come.
+    pub time_zone: String,
+    /// ISO 4217; holds for periods to come.
+    pub currency: String,
+    /// Where the answer stands.
+    pub as_of: AsOf,
+    /// Oldest first.
+    pub periods: Vec<PeriodBounds>,
+    /// The log's clock lies in it, if it is stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub running: Option<String>,
+}
+
+/// An account's periods
+///
+/// Oldest first, with their bounds in the account's zone; each has a statement, closed or as it would be.
+#[utoipa::path(
+    get,
+    path = "/v1/accounts/{account}/statements",
+    tag = "reads",
+    params(("account" = String, Path, description = "Who pays"), super::calls::CallParams),
+    responses(
+        (status = 200, description = "The periods", body = PeriodsBody),
+        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+    security(("account" = []), ("operator" = []))
+)]
+pub async fn statements(
+    State(service): State<Arc<Service>>,
+    caller: Caller,
+    Places(account): Places<String>,
+    Params(params): Params<super::calls::CallParams>,
+) -> Result<Response, Problem> {
+    caller.may_read(&account)?;
+    let live = service.partition_of(&account, params.at_least()?).await?;
+    let (standing, profile, periods) = live
+        .periods(&account)?
+        .ok_or_else(|| Problem::account_unknown(&account))?;
+    let now = standing.clock.unwrap_or_default();
+    let running = periods.iter().find(|(p, _)| p.from <= now && now < p.until);
+    let body = PeriodsBody {
+        account,
+        time_zone: profile.zone.name().to_owned(),
+        currency: profile.currency.to_string(),
+        as_of: standing.into(),
+        running: running.map(|(p, _)| p.month.to_string()),
+        periods: periods.iter().map(|(p, _)| PeriodBounds::of(p)).collect(),
+    };
+    Ok(answer::json(standing, body))
+}
+
+/// A period's statement
+///
+/// Closed: as it was put out, with an ETag; only its lines are invoiceable. Open: what it would be if it closed now, unrounded.
+#[utoipa::path(
+    get,
+    path = "/v1/accounts/{account}/statements/{period}",
+    tag = "reads",
+    params(
+        ("account" = String, Path, description = "Who pays"),
+        ("period" = String, Path, description = "Such as 2026-09", pattern = r"^\d{4}-\d{2}$"),
+        StatementParams
+    ),
+    responses(
+        (status = 200, description = "The statement; its lines as CSV too", content((StatementBody = "application/json"), (String = "text/csv"))),
+        (status = 304, description = "Unchanged since the ETag that If-None-Match gives"),
+        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+    security(("account" = []), ("operator" = []))
+)]
+pub async fn statement(
+    State(service): State<Arc<Service>>,
+    caller: Caller,
+    Places((account, period)): Places<(String, String)>,
+    Params(params): Params<StatementParams>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    caller.may_read(&account)?;
+    let wanted = month("period", &period)?;
+    let as_csv = wants_csv(params.format.as_deref(), &headers)?;
+    let at_least = params.at_least.as_deref().map(str::parse).transpose()?;
+    let live = service.partition_of(&account, at_least).await?;
+    let of = account.clone();
+    let found = read(move || live.statement(&of, Some(wanted))).await?;
+    let found = found.ok_or_else(|| {
+        Problem::new(
+            Code::PeriodUnknown,
+            format!("account {account:?} has no period {wanted} yet"),
+        )
+    })?;
+    let standing = found.standing;
+    let body = StatementBody::of(&account, found);
+    let etag = body.etag();
+    let unchanged = etag.as_ref().is_some_and(|own| {
+        let given = headers.get_all(header::IF_NONE_MATCH).iter();
+        given.filter_map(|v| v.to_str().ok()).any(|v| {
+            let own = own.to_str().unwrap_or_default();
+            v.split(',').any(|one| one.trim() == own || one.trim() == "*")
+        })
+    });
+    let mut response = if unchanged {
+        answer::with_standing(standing, StatusCode::NOT_MODIFIED)
+    } else if as_csv {
+        let text = ([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], body.csv());
+        answer::with_standing(standing, text.into_response())
+    } else {
+        answer::json(standing, &body)
+    };
+    if let Some(etag) = etag {
+        response.headers_mut().insert(header::ETAG, etag);
+        let private = HeaderValue::from_static("private, no-cache");
+        response.headers_mut().insert(header::CACHE_CONTROL, private);
+    }
+    Ok(response)
+}

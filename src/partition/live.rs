@@ -1,0 +1,268 @@
+//! A partition that one thread folds while others read.
+//!
+//! The fold takes the lock for a moment at a time, half a millisecond at most unless it commits, and lets waiting readers in
+//! between; a record that is being applied in steps is seen between its steps, never within one. A reader takes what memory
+//! holds and a snapshot of the store under the lock, and reads the store after it has let go ([`super::account`]): so a slow
+//! disk makes a read slow, not the fold. Outputs are delivered, which waits for the disk, without the lock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{RwLock, RwLockWriteGuard};
+use thiserror::Error;
+use tokio::sync::watch;
+
+use super::PartitionError;
+use super::worker::Partition;
+use crate::log::{Batch, Log};
+use crate::model::Ms;
+
+/// How long the fold keeps readers out at a time, commits left aside.
+const HOLD_MAX: Duration = Duration::from_micros(500);
+
+/// How long the fold waits for records before it looks whether to commit or to stop.
+const IDLE_WAIT: Duration = Duration::from_millis(50);
+
+/// Where a partition stands: what a read answers for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Which partition.
+    pub partition: u32,
+    /// Every record below is folded.
+    pub next_offset: u64,
+    /// Steps of the next record that are done.
+    pub step: u64,
+    /// Log time.
+    pub clock: Option<Ms>,
+}
+
+impl Standing {
+    /// Where a partition stands now.
+    pub fn of(partition: &Partition) -> Self {
+        let machine = &partition.machine;
+        Self {
+            partition: partition.number,
+            next_offset: machine.position.next_offset,
+            step: machine.position.step,
+            clock: machine.clock.now,
+        }
+    }
+}
+
+/// Why a read has no answer.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The partition is being opened, or was let go.
+    #[error("partition {partition} isn't served right now; ask again in a moment")]
+    NotServed {
+        /// Which.
+        partition: u32,
+    },
+    /// The store or the log failed.
+    #[error(transparent)]
+    Failed(#[from] PartitionError),
+}
+
+impl From<crate::store::rocks::StoreError> for ReadError {
+    fn from(cause: crate::store::rocks::StoreError) -> Self {
+        Self::Failed(cause.into())
+    }
+}
+
+impl From<crate::log::LogError> for ReadError {
+    fn from(cause: crate::log::LogError) -> Self {
+        Self::Failed(cause.into())
+    }
+}
+
+/// Says to every fold of a process that it should come to an end.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Says it.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it was said.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// One partition, folded by one thread and read by any.
+pub struct Live {
+    /// Its number.
+    pub number: u32,
+    log: Arc<dyn Log>,
+    /// `None` while it isn't served.
+    partition: RwLock<Option<Partition>>,
+    standing: watch::Sender<Standing>,
+    delivered: watch::Sender<u64>,
+}
+
+impl Live {
+    /// A partition that isn't served yet.
+    pub fn new(number: u32, log: Arc<dyn Log>) -> Self {
+        Self {
+            number,
+            log,
+            partition: RwLock::new(None),
+            standing: watch::Sender::new(Standing {
+                partition: number,
+                ..Standing::default()
+            }),
+            delivered: watch::Sender::new(0),
+        }
+    }
+
+    /// Serves the partition from now on.
+    pub fn serve(&self, partition: Partition) {
+        self.standing.send_replace(Standing::of(&partition));
+        *self.partition.write() = Some(partition);
+    }
+
+    /// No longer serves it; its store can be opened again once the partition is let go.
+    pub fn take(&self) -> Option<Partition> {
+        self.partition.write().take()
+    }
+
+    /// Where it stands.
+    pub fn standing(&self) -> Standing {
+        *self.standing.borrow()
+    }
+
+    /// Tells where it stands, whenever that has changed.
+    pub fn watch(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Changes whenever outputs were delivered.
+    pub fn watch_delivered(&self) -> watch::Receiver<u64> {
+        self.delivered.subscribe()
+    }
+
+    /// Names of all rollup dimensions that a policy has named so far, sorted.
+    pub fn rollup_names(&self) -> Result<Vec<String>, ReadError> {
+        self.read(|p| {
+            let names = p.machine.rollups.iter().flatten();
+            let mut names: Vec<String> = names.map(|&n| p.machine.names.symbols.name(n).to_owned()).collect();
+            names.sort_unstable();
+            names.dedup();
+            names
+        })
+    }
+
+    /// Records that are in the log and not folded.
+    pub fn lag_records(&self) -> Result<u64, ReadError> {
+        Ok(self.log.end(self.number)?.saturating_sub(self.standing().next_offset))
+    }
+
+    /// Reads what memory holds. Short: the fold waits meanwhile.
+    pub fn read<T>(&self, take: impl FnOnce(&Partition) -> T) -> Result<T, ReadError> {
+        match self.partition.read().as_ref() {
+            Some(partition) => Ok(take(partition)),
+            None => Err(ReadError::NotServed { partition: self.number }),
+        }
+    }
+
+    fn write<T>(
+        &self,
+        work: impl FnOnce(&mut Partition) -> Result<T, PartitionError>,
+    ) -> Result<Option<T>, PartitionError> {
+        let mut guard = self.partition.write();
+        let result = guard.as_mut().map(work).transpose();
+        // Whoever waits to read comes first.
+        RwLockWriteGuard::unlock_fair(guard);
+        result
+    }
+
+    /// Folds what the log has and gets, until told to stop; then what is folded is committed and delivered. Returns too
+    /// when the partition is no longer served.
+    pub fn fold(&self, stop: &Stop) -> Result<(), PartitionError> {
+        let mut batch = Batch::default();
+        let poll_bytes = self.read(|p| p.settings.poll_bytes).unwrap_or(1 << 20);
+        while !stop.is_set() {
+            let from = self.standing().next_offset;
+            if self.log.wait(self.number, from, IDLE_WAIT)? {
+                self.log.poll(self.number, from, poll_bytes, &mut batch)?;
+                if !self.fold_batch(&batch, stop)? {
+                    return Ok(());
+                }
+            } else if self.write(Partition::check_tails)?.is_none() {
+                return Ok(());
+            }
+            self.commit_when_due()?;
+        }
+        self.commit()
+    }
+
+    /// Whether the partition is still served.
+    fn fold_batch(&self, batch: &Batch, stop: &Stop) -> Result<bool, PartitionError> {
+        let mut at = 0;
+        let mut settling = false;
+        while at < batch.len() || settling {
+            let folded = self.write(|partition| {
+                let began = Instant::now();
+                let mut next = at;
+                loop {
+                    next = partition.fold_next(batch, next, batch.len())?;
+                    let over = next >= batch.len() && !partition.machine.settling;
+                    if over || partition.is_commit_due() || began.elapsed() >= HOLD_MAX {
+                        return Ok((next, partition.machine.settling, Standing::of(partition)));
+                    }
+                }
+            })?;
+            let Some((next, more, standing)) = folded else {
+                return Ok(false);
+            };
+            (at, settling) = (next, more);
+            self.standing.send_replace(standing);
+            self.commit_when_due()?;
+            if stop.is_set() {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    fn commit_when_due(&self) -> Result<(), PartitionError> {
+        if self.read(Partition::is_commit_due).unwrap_or(false) {
+            self.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Commits, then delivers without keeping readers out.
+    pub fn commit(&self) -> Result<(), PartitionError> {
+        let committed = self.write(|partition| {
+            if partition.has_uncommitted() {
+                partition.commit()?;
+            }
+            let retention = partition.settings.retention;
+            Ok((partition.unsent.clone(), partition.prune_below.take(), retention))
+        })?;
+        let Some((outputs, prune_below, retention)) = committed else {
+            return Ok(());
+        };
+        if !outputs.is_empty() {
+            self.log.append_outputs(self.number, &outputs)?;
+            self.write(|partition| {
+                partition.sent(outputs.len());
+                Ok(())
+            })?;
+            self.delivered.send_modify(|count| *count += 1);
+        }
+        if let Some(below) = prune_below {
+            self.log.prune(self.number, below, retention)?;
+        }
+        Ok(())
+    }
+
+    /// The log that it folds.
+    pub fn log(&self) -> &Arc<dyn Log> {
+        &self.log
+    }
+}
