@@ -1,0 +1,4 @@
+//! The service as a real process on a real socket: what it answers, what it refuses, what it survives.
+
+mod reads;
+mod served;
