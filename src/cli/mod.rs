@@ -12,6 +12,7 @@ pub mod inspect;
 pub mod replay;
 pub mod serve;
 pub mod terminal;
+pub mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +20,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use thiserror::Error;
 
+use crate::http::gatekeeper::GatekeeperError;
+use crate::http::token_keys::KeyError;
 use crate::log::LogError;
 use crate::partition::PartitionError;
 use crate::store::rocks::StoreError;
@@ -47,6 +50,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
     Serve(serve::Serve),
+    Token(token::Token),
 }
 
 /// Where the log and the stores are.
@@ -74,6 +78,12 @@ pub enum CliError {
     /// A trace's.
     #[error(transparent)]
     Trace(#[from] crate::workload::azure::TraceError),
+    /// The keys of tokens.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The service would let in whom it shouldn't.
+    #[error(transparent)]
+    Gatekeeper(#[from] GatekeeperError),
     /// The output is gone.
     #[error("standard output: {0}")]
     Output(#[from] std::io::Error),
@@ -129,6 +139,7 @@ pub fn run() -> ExitCode {
         Command::Inspect(command) => command.run(json),
         Command::Bench(command) => command.run(json),
         Command::Serve(command) => command.run(),
+        Command::Token(command) => command.run(json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

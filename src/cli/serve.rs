@@ -9,6 +9,8 @@ use super::{CliError, Data};
 use crate::http::gatekeeper::Gatekeeper;
 use crate::http::server::{self, Limits};
 use crate::http::service::Service;
+use crate::http::token_keys::KeyFolder;
+use crate::log::Log;
 use crate::partition::Settings;
 use crate::partition::running::Running;
 use crate::store::rocks::Budget;
@@ -34,7 +36,11 @@ impl Serve {
         };
         let running = Running::start(&self.data.data, &Budget::default(), &settings)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let service = Arc::new(Service::new(Arc::clone(&running), Gatekeeper::default()));
+        let keys = KeyFolder::of_data(&self.data.data);
+        let gatekeeper = Gatekeeper::open(keys, &running.log.identity().log_id, self.listen);
+        let gatekeeper = gatekeeper.inspect_err(|_| running.stop())?;
+        gatekeeper.notice().iter().for_each(|notice| println!("{notice}"));
+        let service = Arc::new(Service::new(Arc::clone(&running), gatekeeper));
         let result = runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind(self.listen).await?;
             println!("listening on http://{}", listener.local_addr()?);

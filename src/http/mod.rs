@@ -5,6 +5,9 @@
 //! | [`usage`], [`calls`], [`statements`], [`periods`] | reads: JSON and CSV, each with the place in the log where it stands |
 //! | [`outputs`] | what was put out, for consumers without Kafka |
 //! | [`gatekeeper`], [`caller`] | who asks, and what that one may do |
+//! | [`token`], [`token_keys`] | what a token says, and the keys that sign and check it |
+//! | [`sign_in`] | a browser's cookie for its token |
+//! | [`origin`], [`security_headers`] | what other sites may make a browser do here: nothing |
 //! | [`problem`] | every refusal, with its code, field and cure |
 //! | [`server`] | sockets: limits, time-outs, the end |
 //!
@@ -15,18 +18,24 @@ pub mod answer;
 pub mod caller;
 pub mod calls;
 pub mod gatekeeper;
+pub mod origin;
 pub mod outputs;
 pub mod params;
 pub mod periods;
 pub mod problem;
+pub mod security_headers;
 pub mod server;
 pub mod service;
+pub mod sign_in;
 pub mod statements;
+pub mod token;
+pub mod token_keys;
 pub mod usage;
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
@@ -51,6 +60,7 @@ use service::Service;
         (name = "events", description = "What gateways send"),
         (name = "reads", description = "Live totals, verdicts and statements"),
         (name = "outputs", description = "What was put out, in order"),
+        (name = "session", description = "Browsers sign in and out"),
     )
 )]
 struct Contract;
@@ -64,6 +74,7 @@ pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
         .routes(routes!(statements::statement))
         .routes(routes!(periods::period))
         .routes(routes!(outputs::outputs))
+        .merge(session_routes())
         .split_for_parts();
     let components = api.components.get_or_insert_default();
     for scope in ["ingest", "account", "operator"] {
@@ -79,6 +90,14 @@ pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
     (router, api)
 }
 
+fn session_routes() -> OpenApiRouter<Arc<Service>> {
+    OpenApiRouter::new()
+        .routes(routes!(sign_in::sign_in))
+        .routes(routes!(sign_in::begin))
+        .routes(routes!(sign_in::end))
+        .layer(DefaultBodyLimit::max(sign_in::FORM_BYTES_MAX))
+}
+
 /// The whole service.
 pub fn router(service: Arc<Service>) -> Router {
     let (router, api) = routes();
@@ -88,6 +107,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(axum::middleware::map_response(security_headers::put))
         .layer(TraceLayer::new_for_http())
 }
 
