@@ -171,7 +171,7 @@ fn take(live: &Live, topic: Topic, after: u64, limit: usize) -> Result<Vec<Outpu
     path = "/v1/outputs/{topic}",
     tag = "outputs",
     params(
-        ("topic" = TopicName, Path, description = "Which topic"),
+        ("topic" = inline(TopicName), Path, description = "Which topic"),
         OutputParams
     ),
     responses(

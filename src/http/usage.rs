@@ -371,9 +371,8 @@ pub async fn usage(
     caller.may_read(&account)?;
     let at_least = params.at_least.as_deref().map(str::parse).transpose()?;
     let as_csv = wants_csv(params.format, &headers);
+    let query = params.query(&service.running.partition_of(&account).rollup_names()?)?;
     let live = service.partition_of(&account, at_least).await?;
-    let rollups = live.rollup_names()?;
-    let query = params.query(&rollups)?;
     let (asked, of) = (query.clone(), account.clone());
     let usage = read(move || live.usage(&of, &asked)).await?;
     let usage = usage.ok_or_else(|| Problem::account_unknown(&account))?;
