@@ -4,12 +4,14 @@ pub mod audit;
 pub mod bench;
 pub mod bench_serve;
 pub mod check;
+pub mod config;
 pub mod demo;
 pub mod explain;
 pub mod export;
 pub mod import;
 pub mod init;
 pub mod inspect;
+pub mod logging;
 pub mod replay;
 pub mod serve;
 pub mod terminal;
@@ -48,6 +50,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
     Serve(serve::Serve),
+    Config(config::ConfigCommand),
 }
 
 /// Where the log and the stores are.
@@ -119,6 +122,10 @@ const USAGE: u8 = 2;
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.json;
+    // The service sets up its own lines, as its settings say.
+    if !matches!(cli.command, Command::Serve(_)) {
+        logging::of_commands();
+    }
     let result = match cli.command {
         Command::Init(command) => command.run(json),
         Command::Demo(command) => command.run(json),
@@ -130,6 +137,7 @@ pub fn run() -> ExitCode {
         Command::Inspect(command) => command.run(json),
         Command::Bench(command) => command.run(json),
         Command::Serve(command) => command.run(),
+        Command::Config(command) => command.run(json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
