@@ -15,6 +15,7 @@ pub mod logging;
 pub mod replay;
 pub mod serve;
 pub mod terminal;
+pub mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,6 +23,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use thiserror::Error;
 
+use crate::http::gatekeeper::GatekeeperError;
+use crate::http::token_keys::KeyError;
 use crate::log::LogError;
 use crate::partition::PartitionError;
 use crate::store::rocks::StoreError;
@@ -51,6 +54,7 @@ enum Command {
     Bench(bench::Bench),
     Serve(serve::Serve),
     Config(config::ConfigCommand),
+    Token(token::Token),
 }
 
 /// Where the log and the stores are.
@@ -78,6 +82,12 @@ pub enum CliError {
     /// A trace's.
     #[error(transparent)]
     Trace(#[from] crate::workload::azure::TraceError),
+    /// The keys of tokens.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The service would let in whom it shouldn't.
+    #[error(transparent)]
+    Gatekeeper(#[from] GatekeeperError),
     /// The output is gone.
     #[error("standard output: {0}")]
     Output(#[from] std::io::Error),
@@ -138,6 +148,7 @@ pub fn run() -> ExitCode {
         Command::Bench(command) => command.run(json),
         Command::Serve(command) => command.run(),
         Command::Config(command) => command.run(json),
+        Command::Token(command) => command.run(json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -11,6 +11,7 @@ use super::{CliError, logging};
 use crate::config::{Config, SHUTDOWN_MS};
 use crate::http::gatekeeper::Gatekeeper;
 use crate::http::service::Service;
+use crate::http::token_keys::KeyFolder;
 use crate::http::{metrics, process, server};
 use crate::log::Log;
 use crate::partition::running::Running;
@@ -92,7 +93,16 @@ async fn serve(config: &Config) -> Result<(), CliError> {
             return Err(CliError::Finding(format!("{}: {cause}; {cure}", config.listen.address)));
         }
     };
-    let mut service = Service::new(Arc::clone(&running), Gatekeeper::default());
+    let keys = KeyFolder::of_data(&config.data.path);
+    let gatekeeper = match Gatekeeper::open(keys, &running.log.identity().log_id, config.listen.address) {
+        Ok(gatekeeper) => gatekeeper,
+        Err(cause) => {
+            close(Arc::clone(&running)).await;
+            return Err(cause.into());
+        }
+    };
+    gatekeeper.notice().iter().for_each(|notice| println!("{notice}"));
+    let mut service = Service::new(Arc::clone(&running), gatekeeper);
     service.readiness = config.readiness();
     let service = Arc::new(service);
     let address = listener.local_addr()?;
