@@ -1,6 +1,7 @@
 //! The commands. Each is a file; what they print is for people on a terminal, or JSON with `--json`.
 
 pub mod audit;
+pub mod backup;
 pub mod bench;
 pub mod check;
 pub mod demo;
@@ -10,6 +11,7 @@ pub mod import;
 pub mod init;
 pub mod inspect;
 pub mod replay;
+pub mod restore;
 pub mod serve;
 pub mod terminal;
 
@@ -47,6 +49,8 @@ enum Command {
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
     Serve(serve::Serve),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
 }
 
 /// Where the log and the stores are.
@@ -74,6 +78,9 @@ pub enum CliError {
     /// A trace's.
     #[error(transparent)]
     Trace(#[from] crate::workload::azure::TraceError),
+    /// A backup's.
+    #[error(transparent)]
+    Backup(#[from] crate::partition::backup::BackupError),
     /// The output is gone.
     #[error("standard output: {0}")]
     Output(#[from] std::io::Error),
@@ -129,6 +136,8 @@ pub fn run() -> ExitCode {
         Command::Inspect(command) => command.run(json),
         Command::Bench(command) => command.run(json),
         Command::Serve(command) => command.run(),
+        Command::Backup(command) => command.run(json),
+        Command::Restore(command) => command.run(json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

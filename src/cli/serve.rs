@@ -1,6 +1,7 @@
 //! `reckon serve`: the service.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -23,6 +24,10 @@ pub struct Serve {
     /// Address to answer on; port 0 takes a free one and says which
     #[arg(long, default_value = "127.0.0.1:7070")]
     listen: SocketAddr,
+
+    /// Let POST /v1/backups write below this folder only; else into any empty folder outside the data
+    #[arg(long, value_name = "DIR")]
+    backup_root: Option<PathBuf>,
 }
 
 impl Serve {
@@ -34,7 +39,9 @@ impl Serve {
         };
         let running = Running::start(&self.data.data, &Budget::default(), &settings)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let service = Arc::new(Service::new(Arc::clone(&running), Gatekeeper::default()));
+        let mut service = Service::new(Arc::clone(&running), Gatekeeper::default());
+        service.backup_root = self.backup_root;
+        let service = Arc::new(service);
         let result = runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind(self.listen).await?;
             println!("listening on http://{}", listener.local_addr()?);

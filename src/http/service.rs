@@ -1,5 +1,6 @@
 //! The service's state: what every handler is given.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ pub struct Service {
     pub running: Arc<Running>,
     /// Who may do what.
     pub gatekeeper: Gatekeeper,
+    /// Backups are written below it; `None`: into any empty folder outside the data.
+    pub backup_root: Option<PathBuf>,
     /// Ends streams and long polls when the service shuts down.
     pub closing: CancellationToken,
 }
@@ -30,6 +33,7 @@ impl Service {
         Self {
             running,
             gatekeeper,
+            backup_root: None,
             closing: CancellationToken::new(),
         }
     }
