@@ -15,7 +15,9 @@
 //! | [`store`] | one partition in RocksDB: every key in `keys.rs`, every value in `values.rs` | decide anything |
 //! | [`log`] | the ordered input and the outputs: in memory, and embedded on local disk | know what a record says |
 //! | [`partition`] | the shell around one machine: poll, decode, bring in, apply, commit, emit | know a rule |
+//! | [`http`] | the service: events in, live totals and outputs out, health and metrics | know a rule |
 //! | [`workload`] | made-up and recorded traffic, by seed | |
+//! | [`config`] | how the service is set up, and where each value came from | change what a call costs |
 //! | [`cli`] | the commands | |
 //!
 //! # Flow
@@ -91,6 +93,8 @@
 pub mod auditor;
 #[cfg(feature = "store")]
 pub mod cli;
+#[cfg(feature = "store")]
+pub mod config;
 #[cfg(feature = "store")]
 pub mod http;
 #[cfg(feature = "store")]

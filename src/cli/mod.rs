@@ -4,12 +4,14 @@ pub mod audit;
 pub mod backup;
 pub mod bench;
 pub mod check;
+pub mod config;
 pub mod demo;
 pub mod explain;
 pub mod export;
 pub mod import;
 pub mod init;
 pub mod inspect;
+pub mod logging;
 pub mod replay;
 pub mod restore;
 pub mod serve;
@@ -51,6 +53,7 @@ enum Command {
     Serve(serve::Serve),
     Backup(backup::Backup),
     Restore(restore::Restore),
+    Config(config::ConfigCommand),
 }
 
 /// Where the log and the stores are.
@@ -125,6 +128,10 @@ const USAGE: u8 = 2;
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.json;
+    // The service sets up its own lines, as its settings say.
+    if !matches!(cli.command, Command::Serve(_)) {
+        logging::of_commands();
+    }
     let result = match cli.command {
         Command::Init(command) => command.run(json),
         Command::Demo(command) => command.run(json),
@@ -138,6 +145,7 @@ pub fn run() -> ExitCode {
         Command::Serve(command) => command.run(),
         Command::Backup(command) => command.run(json),
         Command::Restore(command) => command.run(json),
+        Command::Config(command) => command.run(json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

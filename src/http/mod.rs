@@ -6,6 +6,8 @@
 //! | [`outputs`] | what was put out, for consumers without Kafka |
 //! | [`backups`] | a copy of everything while it runs |
 //! | [`gatekeeper`], [`caller`] | who asks, and what that one may do |
+//! | [`health`], [`metrics`], [`process`] | how it stands: for supervisors, balancers, Prometheus |
+//! | [`requests`] | around every request: id, log line, counts |
 //! | [`problem`] | every refusal, with its code, field and cure |
 //! | [`server`] | sockets: limits, time-outs, the end |
 //!
@@ -17,10 +19,14 @@ pub mod backups;
 pub mod caller;
 pub mod calls;
 pub mod gatekeeper;
+pub mod health;
+pub mod metrics;
 pub mod outputs;
 pub mod params;
 pub mod periods;
 pub mod problem;
+pub mod process;
+pub mod requests;
 pub mod server;
 pub mod service;
 pub mod statements;
@@ -31,7 +37,6 @@ use std::sync::Arc;
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::trace::TraceLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
@@ -54,6 +59,7 @@ use service::Service;
         (name = "reads", description = "Live totals, verdicts and statements"),
         (name = "outputs", description = "What was put out, in order"),
         (name = "operation", description = "Running the service"),
+        (name = "running", description = "How the service stands"),
     )
 )]
 struct Contract;
@@ -68,6 +74,9 @@ pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
         .routes(routes!(periods::period))
         .routes(routes!(outputs::outputs))
         .routes(routes!(backups::backup))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(metrics::scrape))
         .split_for_parts();
     let components = api.components.get_or_insert_default();
     for scope in ["ingest", "account", "operator"] {
@@ -92,7 +101,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(TraceLayer::new_for_http())
+        .layer(axum::middleware::from_fn(requests::observe))
 }
 
 async fn no_route(uri: axum::http::Uri) -> Problem {
