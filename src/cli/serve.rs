@@ -104,6 +104,7 @@ async fn serve(config: &Config) -> Result<(), CliError> {
     gatekeeper.notice().iter().for_each(|notice| println!("{notice}"));
     let mut service = Service::new(Arc::clone(&running), gatekeeper);
     service.readiness = config.readiness();
+    service.backup_root = config.backup.root();
     let service = Arc::new(service);
     let address = listener.local_addr()?;
     println!("listening on http://{address}");
