@@ -16,7 +16,6 @@
 //! | [`log`] | the ordered input and the outputs: in memory, and embedded on local disk | know what a record says |
 //! | [`partition`] | the shell around one machine: poll, decode, bring in, apply, commit, emit; reads beside it; backups | know a rule |
 //! | [`http`] | the service: events in, reads, streams, pages and outputs out; tokens, metrics | know a rule, or hold state that a bill hangs on |
-//! | [`http`] | the service: events in, live totals and outputs out, health and metrics | know a rule |
 //! | [`workload`] | made-up and recorded traffic, by seed | |
 //! | [`config`] | how the service is set up, and where each value came from | change what a call costs |
 //! | [`cli`] | the commands | |
