@@ -4,7 +4,10 @@
 //! |---|---|
 //! | [`usage`], [`calls`], [`statements`], [`periods`] | reads: JSON and CSV, each with the place in the log where it stands |
 //! | [`outputs`] | what was put out, for consumers without Kafka |
+//! | [`backups`] | a copy of everything while it runs |
 //! | [`gatekeeper`], [`caller`] | who asks, and what that one may do |
+//! | [`health`], [`metrics`], [`process`] | how it stands: for supervisors, balancers, Prometheus |
+//! | [`requests`] | around every request: id, log line, counts |
 //! | [`token`], [`token_keys`] | what a token says, and the keys that sign and check it |
 //! | [`sign_in`] | a browser's cookie for its token |
 //! | [`origin`], [`security_headers`] | what other sites may make a browser do here: nothing |
@@ -15,14 +18,19 @@
 //! begun runs in a task of its own, for a handler ends when its client leaves.
 
 pub mod answer;
+pub mod backups;
 pub mod caller;
 pub mod calls;
 pub mod gatekeeper;
+pub mod health;
+pub mod metrics;
 pub mod origin;
 pub mod outputs;
 pub mod params;
 pub mod periods;
 pub mod problem;
+pub mod process;
+pub mod requests;
 pub mod security_headers;
 pub mod server;
 pub mod service;
@@ -38,7 +46,6 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::trace::TraceLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
@@ -60,6 +67,8 @@ use service::Service;
         (name = "events", description = "What gateways send"),
         (name = "reads", description = "Live totals, verdicts and statements"),
         (name = "outputs", description = "What was put out, in order"),
+        (name = "operation", description = "Running the service"),
+        (name = "running", description = "How the service stands"),
         (name = "session", description = "Browsers sign in and out"),
     )
 )]
@@ -74,6 +83,10 @@ pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
         .routes(routes!(statements::statement))
         .routes(routes!(periods::period))
         .routes(routes!(outputs::outputs))
+        .routes(routes!(backups::backup))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(metrics::scrape))
         .merge(session_routes())
         .split_for_parts();
     let components = api.components.get_or_insert_default();
@@ -108,7 +121,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .method_not_allowed_fallback(no_method)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(axum::middleware::map_response(security_headers::put))
-        .layer(TraceLayer::new_for_http())
+        .layer(axum::middleware::from_fn(requests::observe))
 }
 
 async fn no_route(uri: axum::http::Uri) -> Problem {

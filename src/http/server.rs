@@ -77,7 +77,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: &Limits, closi
         let connection = graceful.watch(connection.into_owned());
         tokio::spawn(async move {
             if let Err(cause) = connection.await {
-                tracing::debug!(%peer, %cause, "connection ended");
+                tracing::debug!(%cause, "connection ended");
             }
             drop(room);
         });

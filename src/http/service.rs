@@ -1,11 +1,14 @@
 //! The service's state: what every handler is given.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::gatekeeper::Gatekeeper;
+use super::health::Readiness;
 use super::problem::{Code, Problem};
 use crate::log::Log;
 use crate::partition::live::{Live, ReadError, Standing};
@@ -20,8 +23,13 @@ pub struct Service {
     pub running: Arc<Running>,
     /// Who may do what.
     pub gatekeeper: Gatekeeper,
+    /// Backups are written below it; `None`: into any empty folder outside the data.
+    pub backup_root: Option<PathBuf>,
     /// Ends streams and long polls when the service shuts down.
     pub closing: CancellationToken,
+    /// When it calls itself ready.
+    pub readiness: Readiness,
+    leaving: AtomicBool,
 }
 
 impl Service {
@@ -30,8 +38,21 @@ impl Service {
         Self {
             running,
             gatekeeper,
+            backup_root: None,
             closing: CancellationToken::new(),
+            readiness: Readiness::default(),
+            leaving: AtomicBool::new(false),
         }
+    }
+
+    /// From now on `/readyz` says that no traffic is welcome. What comes is served until [`Self::closing`].
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
+    /// Whether it is about to end.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire) || self.closing.is_cancelled()
     }
 
     /// The partition that an account lives in, once it has folded what the request asks for.

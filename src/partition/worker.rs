@@ -204,6 +204,11 @@ impl Partition {
             || (self.has_uncommitted() && self.committed_at.elapsed().as_millis() as u64 >= self.settings.commit_ms)
     }
 
+    /// Outputs that are decided and committed, and not known to be delivered.
+    pub fn undelivered(&self) -> usize {
+        self.unsent.len()
+    }
+
     /// Whether anything is folded that isn't committed.
     pub fn has_uncommitted(&self) -> bool {
         self.machine.position != self.committed

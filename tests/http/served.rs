@@ -25,7 +25,7 @@ pub struct Answer {
 impl Answer {
     /// The body as JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {} {}", self.status, self.text))
+        serde_json::from_str(&self.text).expect(&self.text)
     }
 
     /// A header.
