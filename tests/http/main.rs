@@ -1,4 +1,7 @@
 //! The service as a real process on a real socket: what it answers, what it refuses, what it survives.
 
+mod backup;
+mod kills;
 mod reads;
 mod served;
+mod traffic;
