@@ -2,6 +2,7 @@
 
 mod backup;
 mod kills;
+mod operations;
 mod reads;
 mod served;
 mod traffic;
