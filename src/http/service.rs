@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::gatekeeper::Gatekeeper;
 use super::problem::{Code, Problem};
+use super::watchers::Watchers;
 use crate::log::Log;
 use crate::partition::live::{Live, ReadError, Standing};
 use crate::partition::running::Running;
@@ -20,6 +21,8 @@ pub struct Service {
     pub running: Arc<Running>,
     /// Who may do what.
     pub gatekeeper: Gatekeeper,
+    /// Who watches live totals.
+    pub watchers: Watchers,
     /// Ends streams and long polls when the service shuts down.
     pub closing: CancellationToken,
 }
@@ -28,6 +31,7 @@ impl Service {
     /// A service over running partitions.
     pub fn new(running: Arc<Running>, gatekeeper: Gatekeeper) -> Self {
         Self {
+            watchers: Watchers::new(&running),
             running,
             gatekeeper,
             closing: CancellationToken::new(),

@@ -8,6 +8,7 @@ pub mod open;
 pub mod read;
 pub mod rows;
 pub mod running;
+pub mod watch;
 pub mod worker;
 
 use thiserror::Error;
