@@ -3,6 +3,8 @@
 //! | file | what it answers |
 //! |---|---|
 //! | [`usage`], [`calls`], [`statements`], [`periods`] | reads: JSON and CSV, each with the place in the log where it stands |
+//! | [`stream`], [`watchers`] | live totals as server-sent events, computed once for all who watch |
+//! | [`page`] | the billing page: for people |
 //! | [`outputs`] | what was put out, for consumers without Kafka |
 //! | [`backups`] | a copy of everything while it runs |
 //! | [`gatekeeper`], [`caller`] | who asks, and what that one may do |
@@ -22,6 +24,7 @@ pub mod gatekeeper;
 pub mod health;
 pub mod metrics;
 pub mod outputs;
+pub mod page;
 pub mod params;
 pub mod periods;
 pub mod problem;
@@ -30,7 +33,9 @@ pub mod requests;
 pub mod server;
 pub mod service;
 pub mod statements;
+pub mod stream;
 pub mod usage;
+pub mod watchers;
 
 use std::sync::Arc;
 
@@ -68,6 +73,7 @@ struct Contract;
 pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
     let (router, mut api) = OpenApiRouter::with_openapi(Contract::openapi())
         .routes(routes!(usage::usage))
+        .routes(routes!(stream::usage_stream))
         .routes(routes!(calls::call))
         .routes(routes!(statements::statements))
         .routes(routes!(statements::statement))
@@ -96,6 +102,7 @@ pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
 pub fn router(service: Arc<Service>) -> Router {
     let (router, api) = routes();
     router
+        .merge(page::routes())
         .with_state(service)
         .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
         .fallback(no_route)

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::gatekeeper::Gatekeeper;
 use super::health::Readiness;
 use super::problem::{Code, Problem};
+use super::watchers::Watchers;
 use crate::log::Log;
 use crate::partition::live::{Live, ReadError, Standing};
 use crate::partition::running::Running;
@@ -25,6 +26,8 @@ pub struct Service {
     pub gatekeeper: Gatekeeper,
     /// Backups are written below it; `None`: into any empty folder outside the data.
     pub backup_root: Option<PathBuf>,
+    /// Who watches live totals.
+    pub watchers: Watchers,
     /// Ends streams and long polls when the service shuts down.
     pub closing: CancellationToken,
     /// When it calls itself ready.
@@ -36,6 +39,7 @@ impl Service {
     /// A service over running partitions.
     pub fn new(running: Arc<Running>, gatekeeper: Gatekeeper) -> Self {
         Self {
+            watchers: Watchers::new(&running),
             running,
             gatekeeper,
             backup_root: None,

@@ -161,7 +161,17 @@ const fn window_name(window: Window) -> &'static str {
 }
 
 impl UsageParams {
-    fn query(&self, rollups: &[String]) -> Result<UsageQuery, Problem> {
+    /// Of the running period.
+    pub fn running(window: Option<String>, group_by: Option<String>) -> Self {
+        Self {
+            window,
+            group_by,
+            ..Self::default()
+        }
+    }
+
+    /// What the parameters ask for, given the rollup dimensions that there are.
+    pub fn query(&self, rollups: &[String]) -> Result<UsageQuery, Problem> {
         let window = match self.window.as_deref() {
             None | Some("month") => Window::Month,
             Some("day") => Window::Day,
