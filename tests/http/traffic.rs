@@ -121,6 +121,13 @@ pub struct Sent {
     events: Vec<(String, Sums)>,
 }
 
+impl Sent {
+    /// The first event's account, and what it adds to it.
+    pub fn first(&self) -> (String, Sums) {
+        self.events[0].clone()
+    }
+}
+
 /// One client's calls: some in one event, some in two that go out one batch after the other.
 pub struct Client {
     number: u64,
