@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::gate::{Gate, IngestLimits};
 use super::gatekeeper::Gatekeeper;
 use super::problem::{Code, Problem};
+use super::sources::Sources;
 use crate::log::Log;
 use crate::partition::live::{Live, ReadError, Standing};
 use crate::partition::running::Running;
@@ -20,6 +22,10 @@ pub struct Service {
     pub running: Arc<Running>,
     /// Who may do what.
     pub gatekeeper: Gatekeeper,
+    /// Back-pressure on what comes in.
+    pub gate: Arc<Gate>,
+    /// How each producer fares.
+    pub sources: Sources,
     /// Ends streams and long polls when the service shuts down.
     pub closing: CancellationToken,
 }
@@ -28,10 +34,19 @@ impl Service {
     /// A service over running partitions.
     pub fn new(running: Arc<Running>, gatekeeper: Gatekeeper) -> Self {
         Self {
+            gate: Arc::new(Gate::new(IngestLimits::default(), &running.data)),
+            sources: Sources::default(),
             running,
             gatekeeper,
             closing: CancellationToken::new(),
         }
+    }
+
+    /// With other limits on what comes in.
+    #[must_use]
+    pub fn with_ingest_limits(mut self, limits: IngestLimits) -> Self {
+        self.gate = Arc::new(Gate::new(limits, &self.running.data));
+        self
     }
 
     /// The partition that an account lives in, once it has folded what the request asks for.
