@@ -5,6 +5,7 @@ mod disk_full;
 mod kills;
 mod nasty;
 mod operations;
+mod ingest;
 mod reads;
 mod served;
 mod soak;
