@@ -60,6 +60,7 @@ impl Serve {
         let config = self.given.load()?.config;
         logging::of_service(&config.telemetry)?;
         metrics::install();
+        server::raise_file_limit();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let result = runtime.block_on(serve(&config));
         // Reads that wait for the disk may still be under way; nobody waits for them any more.

@@ -148,6 +148,12 @@ fn describe(metric: &Metric) {
         Gauge => metrics::describe_gauge!(metric.name, unit, metric.help),
         Histogram => metrics::describe_histogram!(metric.name, unit, metric.help),
     }
+    // There from the start, so that the first rise is seen as one.
+    match metric.kind {
+        Counter if metric.labels.is_empty() => drop(counter!(metric.name)),
+        Histogram if metric.labels.is_empty() => drop(metrics::histogram!(metric.name)),
+        Counter | Gauge | Histogram => {}
+    }
 }
 
 /// Sorts what histograms were given into their buckets. Due every some seconds, or it piles up while nobody scrapes.

@@ -3,6 +3,10 @@
 //! | file | what it answers |
 //! |---|---|
 //! | [`usage`], [`calls`], [`statements`], [`periods`] | reads: JSON and CSV, each with the place in the log where it stands |
+//! | [`stream`], [`watchers`] | live totals as server-sent events, computed once for all who watch |
+//! | [`page`] | the billing page: for people |
+//! | [`ingest`], [`intake`], [`framing`], [`body`] | events: a body as it arrives, cut into events, judged, appended |
+//! | [`gate`], [`sources`] | back-pressure; how each producer fares |
 //! | [`outputs`] | what was put out, for consumers without Kafka |
 //! | [`backups`] | a copy of everything while it runs |
 //! | [`gatekeeper`], [`caller`] | who asks, and what that one may do |
@@ -19,13 +23,19 @@
 
 pub mod answer;
 pub mod backups;
+pub mod body;
 pub mod caller;
 pub mod calls;
+pub mod framing;
+pub mod gate;
 pub mod gatekeeper;
 pub mod health;
+pub mod ingest;
+pub mod intake;
 pub mod metrics;
 pub mod origin;
 pub mod outputs;
+pub mod page;
 pub mod params;
 pub mod periods;
 pub mod problem;
@@ -35,10 +45,13 @@ pub mod security_headers;
 pub mod server;
 pub mod service;
 pub mod sign_in;
+pub mod sources;
 pub mod statements;
+pub mod stream;
 pub mod token;
 pub mod token_keys;
 pub mod usage;
+pub mod watchers;
 
 use std::sync::Arc;
 
@@ -46,9 +59,10 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::decompression::RequestDecompressionLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -77,7 +91,9 @@ struct Contract;
 /// Every route but the documents, and their description.
 pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
     let (router, mut api) = OpenApiRouter::with_openapi(Contract::openapi())
+        .routes(routes!(ingest::events).layer(unzip()))
         .routes(routes!(usage::usage))
+        .routes(routes!(stream::usage_stream))
         .routes(routes!(calls::call))
         .routes(routes!(statements::statements))
         .routes(routes!(statements::statement))
@@ -111,10 +127,16 @@ fn session_routes() -> OpenApiRouter<Arc<Service>> {
         .layer(DefaultBodyLimit::max(sign_in::FORM_BYTES_MAX))
 }
 
+/// Undoes gzip as a body arrives; other encodings are left for the handler to refuse.
+fn unzip() -> RequestDecompressionLayer {
+    RequestDecompressionLayer::new().pass_through_unaccepted(true)
+}
+
 /// The whole service.
 pub fn router(service: Arc<Service>) -> Router {
     let (router, api) = routes();
     router
+        .merge(page::routes())
         .with_state(service)
         .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
         .fallback(no_route)
