@@ -2,5 +2,6 @@
 
 mod authorisation;
 mod contract;
+mod ingest;
 mod reads;
 mod served;
