@@ -14,6 +14,7 @@ pub mod logging;
 pub mod replay;
 pub mod serve;
 pub mod terminal;
+pub mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,6 +22,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use thiserror::Error;
 
+use crate::http::gatekeeper::GatekeeperError;
+use crate::http::token_keys::KeyError;
 use crate::log::LogError;
 use crate::partition::PartitionError;
 use crate::store::rocks::StoreError;
@@ -50,6 +53,7 @@ enum Command {
     Bench(bench::Bench),
     Serve(serve::Serve),
     Config(config::ConfigCommand),
+    Token(token::Token),
 }
 
 /// Where the log and the stores are.
@@ -77,6 +81,12 @@ pub enum CliError {
     /// A trace's.
     #[error(transparent)]
     Trace(#[from] crate::workload::azure::TraceError),
+    /// The keys of tokens.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The service would let in whom it shouldn't.
+    #[error(transparent)]
+    Gatekeeper(#[from] GatekeeperError),
     /// The output is gone.
     #[error("standard output: {0}")]
     Output(#[from] std::io::Error),
@@ -137,6 +147,7 @@ pub fn run() -> ExitCode {
         Command::Bench(command) => command.run(json),
         Command::Serve(command) => command.run(),
         Command::Config(command) => command.run(json),
+        Command::Token(command) => command.run(json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

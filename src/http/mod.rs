@@ -7,6 +7,9 @@
 //! | [`gatekeeper`], [`caller`] | who asks, and what that one may do |
 //! | [`health`], [`metrics`], [`process`] | how it stands: for supervisors, balancers, Prometheus |
 //! | [`requests`] | around every request: id, log line, counts |
+//! | [`token`], [`token_keys`] | what a token says, and the keys that sign and check it |
+//! | [`sign_in`] | a browser's cookie for its token |
+//! | [`origin`], [`security_headers`] | what other sites may make a browser do here: nothing |
 //! | [`problem`] | every refusal, with its code, field and cure |
 //! | [`server`] | sockets: limits, time-outs, the end |
 //!
@@ -19,20 +22,26 @@ pub mod calls;
 pub mod gatekeeper;
 pub mod health;
 pub mod metrics;
+pub mod origin;
 pub mod outputs;
 pub mod params;
 pub mod periods;
 pub mod problem;
 pub mod process;
 pub mod requests;
+pub mod security_headers;
 pub mod server;
 pub mod service;
+pub mod sign_in;
 pub mod statements;
+pub mod token;
+pub mod token_keys;
 pub mod usage;
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
@@ -57,6 +66,7 @@ use service::Service;
         (name = "reads", description = "Live totals, verdicts and statements"),
         (name = "outputs", description = "What was put out, in order"),
         (name = "running", description = "How the service stands"),
+        (name = "session", description = "Browsers sign in and out"),
     )
 )]
 struct Contract;
@@ -73,6 +83,7 @@ pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(metrics::scrape))
+        .merge(session_routes())
         .split_for_parts();
     let components = api.components.get_or_insert_default();
     for scope in ["ingest", "account", "operator"] {
@@ -88,6 +99,14 @@ pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
     (router, api)
 }
 
+fn session_routes() -> OpenApiRouter<Arc<Service>> {
+    OpenApiRouter::new()
+        .routes(routes!(sign_in::sign_in))
+        .routes(routes!(sign_in::begin))
+        .routes(routes!(sign_in::end))
+        .layer(DefaultBodyLimit::max(sign_in::FORM_BYTES_MAX))
+}
+
 /// The whole service.
 pub fn router(service: Arc<Service>) -> Router {
     let (router, api) = routes();
@@ -97,6 +116,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(axum::middleware::map_response(security_headers::put))
         .layer(axum::middleware::from_fn(requests::observe))
 }
 

@@ -71,6 +71,13 @@ pub fn open_log(data: &Path, clock: WallClock) -> Result<LocalLog, LogError> {
     LocalLog::open(&log_path(data), clock)
 }
 
+/// What the log of a data folder is, read beside a process that may be appending to it.
+pub fn identity_beside(data: &Path) -> Result<Identity, PartitionError> {
+    let scratch = Scratch::new()?;
+    let log = LocalLog::open_beside(&log_path(data), &scratch.0.join("identity"))?;
+    Ok(log.identity().clone())
+}
+
 impl Host {
     /// Opens every partition to fold it.
     pub fn open(log: Arc<dyn Log>, data: &Path, budget: &Budget, settings: &Settings) -> Result<Self, PartitionError> {
