@@ -1,7 +1,9 @@
 //! The commands. Each is a file; what they print is for people on a terminal, or JSON with `--json`.
 
 pub mod audit;
+pub mod backup;
 pub mod bench;
+pub mod bench_serve;
 pub mod check;
 pub mod config;
 pub mod demo;
@@ -12,6 +14,7 @@ pub mod init;
 pub mod inspect;
 pub mod logging;
 pub mod replay;
+pub mod restore;
 pub mod serve;
 pub mod terminal;
 pub mod token;
@@ -52,6 +55,8 @@ enum Command {
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
     Serve(serve::Serve),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
     Config(config::ConfigCommand),
     Token(token::Token),
 }
@@ -87,6 +92,9 @@ pub enum CliError {
     /// The service would let in whom it shouldn't.
     #[error(transparent)]
     Gatekeeper(#[from] GatekeeperError),
+    /// A backup's.
+    #[error(transparent)]
+    Backup(#[from] crate::partition::backup::BackupError),
     /// The output is gone.
     #[error("standard output: {0}")]
     Output(#[from] std::io::Error),
@@ -146,6 +154,8 @@ pub fn run() -> ExitCode {
         Command::Inspect(command) => command.run(json),
         Command::Bench(command) => command.run(json),
         Command::Serve(command) => command.run(),
+        Command::Backup(command) => command.run(json),
+        Command::Restore(command) => command.run(json),
         Command::Config(command) => command.run(json),
         Command::Token(command) => command.run(json),
     };

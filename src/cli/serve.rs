@@ -116,6 +116,7 @@ async fn answer(
     gatekeeper.notice().iter().for_each(|notice| println!("{notice}"));
     let mut service = Service::new(Arc::clone(running), gatekeeper);
     service.readiness = config.readiness();
+    service.backup_root = config.backup.root();
     let service = Arc::new(service);
     let address = listener.local_addr()?;
     println!("listening on http://{address}");

@@ -35,6 +35,8 @@ pub struct Config {
     pub fold: Fold,
     /// How long the log is kept.
     pub retention: LogRetention,
+    /// Backups that the running service makes.
+    pub backup: Backup,
     /// When the service calls itself ready.
     pub health: Health,
     /// What it says of itself.
@@ -155,6 +157,22 @@ pub struct LogRetention {
     pub log_bytes: u64,
     /// Records older than it go; 0: no limit.
     pub log_age_s: u64,
+}
+
+/// Backups that the running service makes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Backup {
+    /// They are written below this folder only; empty: into any empty folder outside the data, for whoever has an operator's
+    /// token.
+    pub root: PathBuf,
+}
+
+impl Backup {
+    /// The folder, if there is one.
+    pub fn root(&self) -> Option<PathBuf> {
+        (!self.root.as_os_str().is_empty()).then(|| self.root.clone())
+    }
 }
 
 /// When the service calls itself ready.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`usage`], [`calls`], [`statements`], [`periods`] | reads: JSON and CSV, each with the place in the log where it stands |
 //! | [`outputs`] | what was put out, for consumers without Kafka |
+//! | [`backups`] | a copy of everything while it runs |
 //! | [`gatekeeper`], [`caller`] | who asks, and what that one may do |
 //! | [`health`], [`metrics`], [`process`] | how it stands: for supervisors, balancers, Prometheus |
 //! | [`requests`] | around every request: id, log line, counts |
@@ -17,6 +18,7 @@
 //! begun runs in a task of its own, for a handler ends when its client leaves.
 
 pub mod answer;
+pub mod backups;
 pub mod caller;
 pub mod calls;
 pub mod gatekeeper;
@@ -80,6 +82,7 @@ pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
         .routes(routes!(statements::statement))
         .routes(routes!(periods::period))
         .routes(routes!(outputs::outputs))
+        .routes(routes!(backups::backup))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(metrics::scrape))

@@ -1,5 +1,6 @@
 //! The service's state: what every handler is given.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub struct Service {
     pub running: Arc<Running>,
     /// Who may do what.
     pub gatekeeper: Gatekeeper,
+    /// Backups are written below it; `None`: into any empty folder outside the data.
+    pub backup_root: Option<PathBuf>,
     /// Ends streams and long polls when the service shuts down.
     pub closing: CancellationToken,
     /// When it calls itself ready.
@@ -35,6 +38,7 @@ impl Service {
         Self {
             running,
             gatekeeper,
+            backup_root: None,
             closing: CancellationToken::new(),
             readiness: Readiness::default(),
             leaving: AtomicBool::new(false),

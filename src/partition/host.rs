@@ -25,10 +25,10 @@ pub struct Host {
 }
 
 /// A folder of its own under the system's temporary folder, removed when it is let go.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
-    fn new() -> Result<Self, PartitionError> {
+    pub(super) fn new() -> Result<Self, PartitionError> {
         let stamp = chrono::Utc::now().timestamp_nanos_opt().unwrap_or_default();
         let path = std::env::temp_dir().join(format!("reckon-reader-{}-{stamp}", std::process::id()));
         folder(&path)?;

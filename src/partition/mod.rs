@@ -1,11 +1,13 @@
 //! The imperative shell around one machine: poll, decode, bring in what is packed, apply, commit, emit.
 
 pub mod account;
+pub mod backup;
 pub mod explain;
 pub mod host;
 pub mod live;
 pub mod open;
 pub mod read;
+pub mod restore;
 pub mod rows;
 pub mod running;
 pub mod worker;

@@ -25,7 +25,7 @@ pub struct Answer {
 impl Answer {
     /// The body as JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {} {}", self.status, self.text))
+        serde_json::from_str(&self.text).expect(&self.text)
     }
 
     /// A header.
@@ -87,10 +87,12 @@ impl Served {
         Self { child, base }
     }
 
-    /// A client that takes every status as an answer.
+    /// A client that takes every status as an answer, and doesn't go where it is sent.
     pub fn agent() -> ureq::Agent {
         ureq::Agent::config_builder()
             .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
             .timeout_global(Some(Duration::from_secs(60)))
             .build()
             .into()
