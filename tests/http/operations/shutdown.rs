@@ -1,0 +1,1 @@
+//! The end: by a signal, in order, in time.
