@@ -5,6 +5,8 @@
 //! | [`usage`], [`calls`], [`statements`], [`periods`] | reads: JSON and CSV, each with the place in the log where it stands |
 //! | [`stream`], [`watchers`] | live totals as server-sent events, computed once for all who watch |
 //! | [`page`] | the billing page: for people |
+//! | [`ingest`], [`intake`], [`framing`], [`body`] | events: a body as it arrives, cut into events, judged, appended |
+//! | [`gate`], [`sources`] | back-pressure; how each producer fares |
 //! | [`outputs`] | what was put out, for consumers without Kafka |
 //! | [`gatekeeper`], [`caller`] | who asks, and what that one may do |
 //! | [`problem`] | every refusal, with its code, field and cure |
@@ -14,9 +16,14 @@
 //! begun runs in a task of its own, for a handler ends when its client leaves.
 
 pub mod answer;
+pub mod body;
 pub mod caller;
 pub mod calls;
+pub mod framing;
+pub mod gate;
 pub mod gatekeeper;
+pub mod ingest;
+pub mod intake;
 pub mod outputs;
 pub mod page;
 pub mod params;
@@ -24,6 +31,7 @@ pub mod periods;
 pub mod problem;
 pub mod server;
 pub mod service;
+pub mod sources;
 pub mod statements;
 pub mod stream;
 pub mod usage;
@@ -34,10 +42,11 @@ use std::sync::Arc;
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::decompression::RequestDecompressionLayer;
 use tower_http::trace::TraceLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -63,6 +72,7 @@ struct Contract;
 /// Every route but the documents, and their description.
 pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
     let (router, mut api) = OpenApiRouter::with_openapi(Contract::openapi())
+        .routes(routes!(ingest::events).layer(unzip()))
         .routes(routes!(usage::usage))
         .routes(routes!(stream::usage_stream))
         .routes(routes!(calls::call))
@@ -83,6 +93,11 @@ pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
         components.add_security_scheme(scope, SecurityScheme::Http(bearer));
     }
     (router, api)
+}
+
+/// Undoes gzip as a body arrives; other encodings are left for the handler to refuse.
+fn unzip() -> RequestDecompressionLayer {
+    RequestDecompressionLayer::new().pass_through_unaccepted(true)
 }
 
 /// The whole service.

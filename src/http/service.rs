@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::gate::{Gate, IngestLimits};
 use super::gatekeeper::Gatekeeper;
 use super::problem::{Code, Problem};
 use super::watchers::Watchers;
+use super::sources::Sources;
 use crate::log::Log;
 use crate::partition::live::{Live, ReadError, Standing};
 use crate::partition::running::Running;
@@ -23,6 +25,10 @@ pub struct Service {
     pub gatekeeper: Gatekeeper,
     /// Who watches live totals.
     pub watchers: Watchers,
+    /// Back-pressure on what comes in.
+    pub gate: Arc<Gate>,
+    /// How each producer fares.
+    pub sources: Sources,
     /// Ends streams and long polls when the service shuts down.
     pub closing: CancellationToken,
 }
@@ -32,10 +38,19 @@ impl Service {
     pub fn new(running: Arc<Running>, gatekeeper: Gatekeeper) -> Self {
         Self {
             watchers: Watchers::new(&running),
+            gate: Arc::new(Gate::new(IngestLimits::default(), &running.data)),
+            sources: Sources::default(),
             running,
             gatekeeper,
             closing: CancellationToken::new(),
         }
+    }
+
+    /// With other limits on what comes in.
+    #[must_use]
+    pub fn with_ingest_limits(mut self, limits: IngestLimits) -> Self {
+        self.gate = Arc::new(Gate::new(limits, &self.running.data));
+        self
     }
 
     /// The partition that an account lives in, once it has folded what the request asks for.

@@ -1,4 +1,5 @@
 //! The service as a real process on a real socket: what it answers, what it refuses, what it survives.
 
+mod ingest;
 mod reads;
 mod served;
