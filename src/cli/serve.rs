@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use super::config::Given;
 use super::{CliError, logging};
 use crate::config::{Config, SHUTDOWN_MS};
 use crate::http::gatekeeper::Gatekeeper;
 use crate::http::service::Service;
-use crate::http::token_keys::KeyFolder;
 use crate::http::{metrics, process, server};
 use crate::log::Log;
 use crate::partition::running::Running;
@@ -86,24 +86,36 @@ async fn serve(config: &Config) -> Result<(), CliError> {
             std::process::exit(0);
         }
     };
-    let listener = match tokio::net::TcpListener::bind(config.listen.address).await {
-        Ok(listener) => listener,
-        Err(cause) => {
-            close(Arc::clone(&running)).await;
+    let answered = answer(config, &running, ends, began).await;
+    close(Arc::clone(&running)).await;
+    answered?.abort();
+    let failed = running.failed().borrow().clone();
+    match failed {
+        Some(cause) => Err(CliError::Finding(cause)),
+        None => {
+            tracing::info!("ended: everything is committed and on disk");
+            Ok(())
+        }
+    }
+}
+
+/// Answers requests until told to end. What it returns ends the process if closing takes too long.
+async fn answer(
+    config: &Config,
+    running: &Arc<Running>,
+    ends: Ends,
+    began: Instant,
+) -> Result<JoinHandle<()>, CliError> {
+    let log_id = &running.log.identity().log_id;
+    let gatekeeper = Gatekeeper::open(config.key_folder(), log_id, config.listen.address)?;
+    let listener = tokio::net::TcpListener::bind(config.listen.address)
+        .await
+        .map_err(|cause| {
             let cure = "choose another address with --listen, or see who has it with `ss -ltnp`";
-            return Err(CliError::Finding(format!("{}: {cause}; {cure}", config.listen.address)));
-        }
-    };
-    let keys = KeyFolder::of_data(&config.data.path);
-    let gatekeeper = match Gatekeeper::open(keys, &running.log.identity().log_id, config.listen.address) {
-        Ok(gatekeeper) => gatekeeper,
-        Err(cause) => {
-            close(Arc::clone(&running)).await;
-            return Err(cause.into());
-        }
-    };
+            CliError::Finding(format!("{}: {cause}; {cure}", config.listen.address))
+        })?;
     gatekeeper.notice().iter().for_each(|notice| println!("{notice}"));
-    let mut service = Service::new(Arc::clone(&running), gatekeeper);
+    let mut service = Service::new(Arc::clone(running), gatekeeper);
     service.readiness = config.readiness();
     service.backup_root = config.backup.root();
     let service = Arc::new(service);
@@ -111,16 +123,13 @@ async fn serve(config: &Config) -> Result<(), CliError> {
     println!("listening on http://{address}");
     tracing::info!(
         %address,
-        log_id = running.log.identity().log_id,
+        log_id,
         partitions = running.partitions.len(),
         open_ms = began.elapsed().as_millis() as u64,
         "serving"
     );
-    let ending = tokio::spawn(end(
-        Arc::clone(&service),
-        ends,
-        Duration::from_millis(config.listen.unready_ms),
-    ));
+    let unready = Duration::from_millis(config.listen.unready_ms);
+    let ending = tokio::spawn(end(Arc::clone(&service), ends, unready));
     let tidying = tokio::spawn(async {
         let mut due = tokio::time::interval(TIDY_EVERY);
         loop {
@@ -131,16 +140,7 @@ async fn serve(config: &Config) -> Result<(), CliError> {
     let router = crate::http::router(Arc::clone(&service));
     server::serve(listener, router, &config.listen.limits(), service.closing.clone()).await;
     tidying.abort();
-    close(Arc::clone(&running)).await;
-    ending.abort();
-    let failed = running.failed().borrow().clone();
-    match failed {
-        Some(cause) => Err(CliError::Finding(cause)),
-        None => {
-            tracing::info!("ended: everything is committed and on disk");
-            Ok(())
-        }
-    }
+    Ok(ending)
 }
 
 /// Waits for a reason to end, then ends: first no longer ready, then closing. Another signal, or too long a time, ends the

@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use crate::http::health::Readiness;
 use crate::http::server::Limits;
+use crate::http::token_keys::KeyFolder;
 use crate::log::Retention;
 use crate::partition::Settings;
 use crate::store::rocks::Budget;
@@ -28,6 +29,8 @@ pub struct Config {
     pub data: Data,
     /// Sockets.
     pub listen: Listen,
+    /// Who may do what.
+    pub tokens: Tokens,
     /// The fold: commits, flushes, memory.
     pub fold: Fold,
     /// How long the log is kept.
@@ -94,6 +97,14 @@ impl Listen {
             drain_timeout: Duration::from_millis(self.drain_timeout_ms),
         }
     }
+}
+
+/// Who may do what.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tokens {
+    /// Folder of the keys that tokens are checked by; empty: `keys` in the data folder.
+    pub keys_path: PathBuf,
 }
 
 /// The fold: commits, flushes, memory.
@@ -289,6 +300,15 @@ impl Config {
                     ("listen.drain_timeout_ms", what)
                 })
             })
+    }
+
+    /// Where the keys are that tokens are checked by.
+    pub fn key_folder(&self) -> KeyFolder {
+        if self.tokens.keys_path.as_os_str().is_empty() {
+            KeyFolder::of_data(&self.data.path)
+        } else {
+            KeyFolder::new(self.tokens.keys_path.clone())
+        }
     }
 
     /// How partitions are folded.

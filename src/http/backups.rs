@@ -83,7 +83,7 @@ impl From<BackupError> for Problem {
 #[utoipa::path(
     post,
     path = "/v1/backups",
-    tag = "operation",
+    tag = "running",
     request_body = BackupRequest,
     responses(
         (status = 201, description = "It is complete", body = BackupBody),

@@ -7,10 +7,9 @@
 //! Counters of the fold are those that its store keeps, so they go on after a restart. After a crash the fold repeats some
 //! seconds; until a partition is where the log ended when it was opened, its counters aren't shown: none ever goes back.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use axum::extract::{ConnectInfo, FromRequestParts, State};
+use axum::extract::{FromRequestParts, State};
 use axum::http::header;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
@@ -18,6 +17,7 @@ use metrics::{Label, Unit, counter, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::health::Ready;
+use super::origin;
 use super::problem::Problem;
 use super::process::Process;
 use super::service::{self, Service};
@@ -186,13 +186,8 @@ impl FromRequestParts<Arc<Service>> for Scraper {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, service: &Arc<Service>) -> Result<Self, Problem> {
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        let near = peer.is_some_and(|ConnectInfo(peer)| peer.ip().to_canonical().is_loopback());
-        // A proxy on this machine brings strangers from a loopback address.
-        let brought = ["forwarded", "x-forwarded-for", "via"]
-            .iter()
-            .any(|name| parts.headers.contains_key(*name));
-        if near && !brought {
+        // A proxy on this machine brings strangers from a loopback address, and so does a browser's page of another site.
+        if origin::is_local(parts) && !origin::is_forwarded(parts) && !origin::is_cross_site(parts) {
             return Ok(Self);
         }
         service.gatekeeper.admit(parts)?.may_operate()?;

@@ -81,7 +81,6 @@ use service::Service;
         (name = "events", description = "What gateways send"),
         (name = "reads", description = "Live totals, verdicts and statements"),
         (name = "outputs", description = "What was put out, in order"),
-        (name = "operation", description = "Running the service"),
         (name = "running", description = "How the service stands"),
         (name = "session", description = "Browsers sign in and out"),
     )
