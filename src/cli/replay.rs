@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::terminal::progress;
 use super::{CliError, Data};
-use crate::log::{Batch, Identity, Log, LogError, NewRecord, Receipt, Retention};
+use crate::log::{Batch, Identity, Log, LogError, NewRecord, Place, Receipt, Retention};
 use crate::machine::output::{Output, Tail, Topic};
 use crate::partition::host::Host;
 use crate::partition::worker::Partition;
@@ -49,11 +49,7 @@ impl Log for Again {
         Ok(())
     }
 
-    fn append(&self, _: u32, _: Vec<NewRecord>) -> Result<Vec<Receipt>, LogError> {
-        Ok(Vec::new())
-    }
-
-    fn broadcast(&self, _: Vec<NewRecord>) -> Result<Vec<Receipt>, LogError> {
+    fn append_placed(&self, _: Vec<(Place, NewRecord)>) -> Result<Vec<Receipt>, LogError> {
         Ok(Vec::new())
     }
 

@@ -3,6 +3,8 @@
 //! | file | what it answers |
 //! |---|---|
 //! | [`usage`], [`calls`], [`statements`], [`periods`] | reads: JSON and CSV, each with the place in the log where it stands |
+//! | [`ingest`], [`intake`], [`framing`], [`body`] | events: a body as it arrives, cut into events, judged, appended |
+//! | [`gate`], [`sources`] | back-pressure; how each producer fares |
 //! | [`outputs`] | what was put out, for consumers without Kafka |
 //! | [`backups`] | a copy of everything while it runs |
 //! | [`gatekeeper`], [`caller`] | who asks, and what that one may do |
@@ -19,12 +21,17 @@
 
 pub mod answer;
 pub mod backups;
+pub mod body;
 pub mod caller;
 pub mod calls;
+pub mod framing;
+pub mod gate;
 pub mod gatekeeper;
 pub mod health;
 pub mod metrics;
 pub mod origin;
+pub mod ingest;
+pub mod intake;
 pub mod outputs;
 pub mod params;
 pub mod periods;
@@ -35,6 +42,7 @@ pub mod security_headers;
 pub mod server;
 pub mod service;
 pub mod sign_in;
+pub mod sources;
 pub mod statements;
 pub mod token;
 pub mod token_keys;
@@ -46,9 +54,10 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::decompression::RequestDecompressionLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -76,6 +85,7 @@ struct Contract;
 /// Every route but the documents, and their description.
 pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
     let (router, mut api) = OpenApiRouter::with_openapi(Contract::openapi())
+        .routes(routes!(ingest::events).layer(unzip()))
         .routes(routes!(usage::usage))
         .routes(routes!(calls::call))
         .routes(routes!(statements::statements))
@@ -108,6 +118,11 @@ fn session_routes() -> OpenApiRouter<Arc<Service>> {
         .routes(routes!(sign_in::begin))
         .routes(routes!(sign_in::end))
         .layer(DefaultBodyLimit::max(sign_in::FORM_BYTES_MAX))
+}
+
+/// Undoes gzip as a body arrives; other encodings are left for the handler to refuse.
+fn unzip() -> RequestDecompressionLayer {
+    RequestDecompressionLayer::new().pass_through_unaccepted(true)
 }
 
 /// The whole service.

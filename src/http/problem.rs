@@ -4,8 +4,10 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::intake::{EventResult, EventsBody, Results};
 use crate::log::LogError;
 use crate::partition::live::ReadError;
 
@@ -58,6 +60,8 @@ codes! {
     Conflict = "conflict", CONFLICT, "The request doesn't fit the log", "see `detail`";
     /// Over a limit.
     TooLarge = "too_large", PAYLOAD_TOO_LARGE, "The request is over a limit", "send at most 10,000 records or 10 MiB a request";
+    /// Of a request's events or records none is in the log.
+    NoneAccepted = "none_accepted", BAD_REQUEST, "Nothing of the request was accepted", "mend what `results` names, each with its reason, field and cure";
     /// A form that isn't taken.
     UnsupportedType = "unsupported_type", UNSUPPORTED_MEDIA_TYPE, "The content type isn't taken", "see the content types that /docs lists for this route";
     /// Memory would run out.
@@ -87,6 +91,8 @@ pub struct Problem {
     pub field: Option<String>,
     /// Seconds after which to try again.
     pub retry_after_s: Option<u32>,
+    /// What had been dealt with when it arose.
+    pub results: Option<Box<EventsBody>>,
 }
 
 /// A problem as it is sent (RFC 9457).
@@ -110,6 +116,16 @@ pub struct ProblemBody {
     pub field: Option<String>,
     /// What to do about it.
     pub cure: &'static str,
+    /// The request's first events or records, as far as they had been dealt with; the rest wasn't looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<EventResult>>)]
+    pub results: Option<Box<RawValue>>,
+    /// How many of `results` are in the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<usize>,
+    /// How many of `results` are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<usize>,
 }
 
 impl Problem {
@@ -124,6 +140,7 @@ impl Problem {
                 StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS | StatusCode::PRECONDITION_FAILED
             )
             .then_some(1),
+            results: None,
         }
     }
 
@@ -150,6 +167,15 @@ impl Problem {
         self
     }
 
+    /// With what had been dealt with before.
+    #[must_use]
+    pub fn with_results(mut self, results: Results) -> Self {
+        if !results.is_empty() {
+            self.results = results.into_body().ok().map(Box::new);
+        }
+        self
+    }
+
     /// The body.
     pub fn body(&self) -> ProblemBody {
         ProblemBody {
@@ -160,6 +186,9 @@ impl Problem {
             detail: self.detail.clone(),
             field: self.field.clone(),
             cure: self.code.cure(),
+            results: self.results.as_ref().map(|r| r.results.clone()),
+            accepted: self.results.as_ref().map(|r| r.accepted),
+            refused: self.results.as_ref().map(|r| r.refused),
         }
     }
 }

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::gate::{Gate, IngestLimits};
 use super::gatekeeper::Gatekeeper;
 use super::health::Readiness;
 use super::problem::{Code, Problem};
+use super::sources::Sources;
 use crate::log::Log;
 use crate::partition::live::{Live, ReadError, Standing};
 use crate::partition::running::Running;
@@ -25,6 +27,10 @@ pub struct Service {
     pub gatekeeper: Gatekeeper,
     /// Backups are written below it; `None`: into any empty folder outside the data.
     pub backup_root: Option<PathBuf>,
+    /// Back-pressure on what comes in.
+    pub gate: Arc<Gate>,
+    /// How each producer fares.
+    pub sources: Sources,
     /// Ends streams and long polls when the service shuts down.
     pub closing: CancellationToken,
     /// When it calls itself ready.
@@ -36,6 +42,8 @@ impl Service {
     /// A service over running partitions.
     pub fn new(running: Arc<Running>, gatekeeper: Gatekeeper) -> Self {
         Self {
+            gate: Arc::new(Gate::new(IngestLimits::default(), &running.data)),
+            sources: Sources::default(),
             running,
             gatekeeper,
             backup_root: None,
@@ -53,6 +61,13 @@ impl Service {
     /// Whether it is about to end.
     pub fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Acquire) || self.closing.is_cancelled()
+    }
+
+    /// With other limits on what comes in.
+    #[must_use]
+    pub fn with_ingest_limits(mut self, limits: IngestLimits) -> Self {
+        self.gate = Arc::new(Gate::new(limits, &self.running.data));
+        self
     }
 
     /// The partition that an account lives in, once it has folded what the request asks for.

@@ -21,7 +21,7 @@ use rocksdb::{
 };
 use rocksdb::{WriteBatch, WriteOptions};
 
-use super::{Batch, Identity, Log, LogError, NewRecord, Receipt, Retention, next_outputs};
+use super::{Batch, Identity, Log, LogError, NewRecord, Place, Receipt, Retention, next_outputs};
 use crate::machine::clock::Source;
 use crate::machine::output::{Output, Tail, Topic};
 use crate::model::Ms;
@@ -40,9 +40,7 @@ pub type WallClock = Arc<dyn Fn() -> Ms + Send + Sync>;
 
 /// One append on its way to the disk.
 struct Pending {
-    /// `None`: for all partitions.
-    partition: Option<u32>,
-    records: Vec<NewRecord>,
+    records: Vec<(Place, NewRecord)>,
     done: Arc<Mutex<Option<Result<Vec<Receipt>, String>>>>,
 }
 
@@ -343,11 +341,10 @@ impl LocalLog {
     }
 
     /// Group commit: whoever comes first writes for all that wait, with one sync.
-    fn submit(&self, partition: Option<u32>, records: Vec<NewRecord>) -> Result<Vec<Receipt>, LogError> {
+    fn submit(&self, records: Vec<(Place, NewRecord)>) -> Result<Vec<Receipt>, LogError> {
         let done = Arc::new(Mutex::new(None));
         let mut appender = self.lock();
         appender.queue.push_back(Pending {
-            partition,
             records,
             done: Arc::clone(&done),
         });
@@ -415,14 +412,10 @@ impl LocalLog {
         let first_offsets = ends.to_vec();
         let mut receipts = Vec::with_capacity(group.len());
         for pending in group {
-            let targets = match pending.partition {
-                Some(partition) => partition..partition + 1,
-                None => 0..self.identity.partition_count,
-            };
             let mut own = Vec::with_capacity(pending.records.len());
-            for partition in targets {
-                let end = &mut ends[partition as usize];
-                for record in &pending.records {
+            for (place, record) in &pending.records {
+                for partition in place.partitions(self.identity.partition_count)? {
+                    let end = &mut ends[partition as usize];
                     of_partition[partition as usize].push((record.kind, append_ms, &record.bytes));
                     own.push(Receipt {
                         partition,
@@ -514,13 +507,12 @@ impl Log for LocalLog {
         Ok(())
     }
 
-    fn append(&self, partition: u32, records: Vec<NewRecord>) -> Result<Vec<Receipt>, LogError> {
-        self.check(partition)?;
-        self.submit(Some(partition), records)
-    }
-
-    fn broadcast(&self, records: Vec<NewRecord>) -> Result<Vec<Receipt>, LogError> {
-        self.submit(None, records)
+    fn append_placed(&self, records: Vec<(Place, NewRecord)>) -> Result<Vec<Receipt>, LogError> {
+        // Here, so that one wrong place doesn't fail a whole group.
+        for (place, _) in &records {
+            place.partitions(self.identity.partition_count)?;
+        }
+        self.submit(records)
     }
 
     fn wait(&self, partition: u32, from: u64, timeout: Duration) -> Result<bool, LogError> {

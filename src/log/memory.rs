@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Batch, Identity, Log, LogError, NewRecord, Receipt, Retention, next_outputs};
+use super::{Batch, Identity, Log, LogError, NewRecord, Place, Receipt, Retention, next_outputs};
 use crate::machine::output::{Output, Tail, Topic};
 use crate::model::Ms;
 use crate::wire::pb;
@@ -106,30 +106,27 @@ impl Log for MemoryLog {
         })?
     }
 
-    fn append(&self, partition: u32, records: Vec<NewRecord>) -> Result<Vec<Receipt>, LogError> {
-        let receipts = self.with(partition, |p, append_ms| {
-            records
-                .into_iter()
-                .map(|record| {
-                    let offset = p.start + p.records.len() as u64;
-                    p.records.push((append_ms, record.kind, record.bytes));
-                    Receipt {
-                        partition,
-                        offset,
-                        append_ms,
-                    }
-                })
-                .collect()
-        })?;
-        self.state.1.notify_all();
-        Ok(receipts)
-    }
-
-    fn broadcast(&self, records: Vec<NewRecord>) -> Result<Vec<Receipt>, LogError> {
-        let mut receipts = Vec::new();
-        for partition in 0..self.identity.partition_count {
-            receipts.extend(self.append(partition, records.clone())?);
+    fn append_placed(&self, records: Vec<(Place, NewRecord)>) -> Result<Vec<Receipt>, LogError> {
+        let count = self.identity.partition_count;
+        for (place, _) in &records {
+            place.partitions(count)?;
         }
+        let mut state = self.lock();
+        let append_ms = state.now_ms;
+        let mut receipts = Vec::with_capacity(records.len());
+        for (place, record) in records {
+            for partition in place.partitions(count)? {
+                let p = &mut state.partitions[partition as usize];
+                receipts.push(Receipt {
+                    partition,
+                    offset: p.start + p.records.len() as u64,
+                    append_ms,
+                });
+                p.records.push((append_ms, record.kind, record.bytes.clone()));
+            }
+        }
+        drop(state);
+        self.state.1.notify_all();
         Ok(receipts)
     }
 

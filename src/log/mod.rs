@@ -39,6 +39,15 @@ pub struct NewRecord {
     pub bytes: Vec<u8>,
 }
 
+/// Where a record is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Into one partition.
+    One(u32),
+    /// Into all.
+    All,
+}
+
 /// Where an appended record stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
@@ -183,11 +192,19 @@ pub trait Log: Send + Sync {
     /// Fills `batch` with records from `from` on, about `max_bytes` of them, at least one if there is one.
     fn poll(&self, partition: u32, from: u64, max_bytes: usize, batch: &mut Batch) -> Result<(), LogError>;
 
+    /// Appends records, each to its place and in their order there: all or none of them, in one durable write. There is a
+    /// receipt for each record in one partition, and one a partition for those in all.
+    fn append_placed(&self, records: Vec<(Place, NewRecord)>) -> Result<Vec<Receipt>, LogError>;
+
     /// Appends records in their order; they are durable when it returns.
-    fn append(&self, partition: u32, records: Vec<NewRecord>) -> Result<Vec<Receipt>, LogError>;
+    fn append(&self, partition: u32, records: Vec<NewRecord>) -> Result<Vec<Receipt>, LogError> {
+        self.append_placed(records.into_iter().map(|r| (Place::One(partition), r)).collect())
+    }
 
     /// Appends records to all partitions at once: to all or to none.
-    fn broadcast(&self, records: Vec<NewRecord>) -> Result<Vec<Receipt>, LogError>;
+    fn broadcast(&self, records: Vec<NewRecord>) -> Result<Vec<Receipt>, LogError> {
+        self.append_placed(records.into_iter().map(|r| (Place::All, r)).collect())
+    }
 
     /// Waits until the partition has a record at `from` or the time is over. Whether it has.
     fn wait(&self, partition: u32, from: u64, timeout: Duration) -> Result<bool, LogError>;
@@ -203,6 +220,17 @@ pub trait Log: Send + Sync {
 
     /// Removes records below `needed_from` as far as the retention says.
     fn prune(&self, partition: u32, needed_from: u64, retention: Retention) -> Result<(), LogError>;
+}
+
+impl Place {
+    /// The partitions that it stands for, of `count`.
+    pub(crate) fn partitions(self, count: u32) -> Result<std::ops::Range<u32>, LogError> {
+        match self {
+            Self::All => Ok(0..count),
+            Self::One(partition) if partition < count => Ok(partition..partition + 1),
+            Self::One(partition) => Err(LogError::NoPartition { partition, count }),
+        }
+    }
 }
 
 /// Whether the outputs can follow the tail; those at or below it must be the ones delivered.

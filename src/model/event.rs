@@ -201,6 +201,8 @@ pub struct Event<'a> {
     pub end: Option<End<'a>>,
     /// Cumulative for the attempt.
     pub usage: SmallVec<[Reading<'a>; 4]>,
+    /// Which producer; empty = not given. No evidence: who may send it and whether it is well hang on it.
+    pub source: &'a str,
     /// At most 16 pairs; order as sent, a key twice: the last holds (as protobuf maps do).
     pub dimensions: SmallVec<[(&'a str, &'a str); 2]>,
     /// Set when a size limit is exceeded: the field. Judged after the clock's checks (RULES §5, order of reasons).

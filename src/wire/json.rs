@@ -215,7 +215,7 @@ impl<'a> Object<'a> {
     }
 }
 
-fn parse_instant(text: &str) -> Option<prost_types::Timestamp> {
+pub(super) fn parse_instant(text: &str) -> Option<prost_types::Timestamp> {
     let at = chrono::DateTime::parse_from_rfc3339(text).ok()?;
     let nanos = at.timestamp_subsec_nanos().min(999_999_999);
     is_in_range(at.timestamp(), nanos.into()).then_some(prost_types::Timestamp {

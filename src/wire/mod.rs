@@ -2,10 +2,14 @@
 
 pub mod ascii;
 pub mod check;
+#[cfg(feature = "store")]
+pub mod cloud_event;
 pub mod control;
 pub mod json;
+pub mod plain_json;
 pub mod prices;
 pub mod protobuf;
+mod raw;
 pub mod record;
 pub mod record_file;
 

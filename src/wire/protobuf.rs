@@ -3,16 +3,10 @@
 //! It takes what prost would take (fields in any order, the last of a repeated scalar, merged submessages) and finds what
 //! is wrong in the order of RULES §5.
 
-use smallvec::SmallVec;
-
-use super::check::{is_good_id, is_in_range, is_known_meter};
+use super::check::is_in_range;
+use super::raw::{Raw, RawEnd, RawQuantity, undecodable};
 use crate::model::Ms;
-use crate::model::event::{CallKind, Cause, End, EndMarker, Event, Observer, Phase, Progress, Provenance, Reading};
-use crate::model::limits::{
-    ATTEMPT_MAX, DIMENSION_KEY_BYTES_MAX, DIMENSION_VALUE_BYTES_MAX, DIMENSIONS_MAX, LABEL_BYTES_MAX, RECORD_BYTES_MAX,
-    SCALE_MAX,
-};
-use crate::model::quantity::canonical;
+use crate::model::event::Event;
 use crate::model::reject::{Reject, RejectReason};
 
 /// Groups within groups that are skipped; prost's limit for messages.
@@ -156,44 +150,6 @@ fn enum_number(value: u64) -> i32 {
     value as u32 as i32
 }
 
-#[derive(Default)]
-struct RawEnd<'a> {
-    cause: i32,
-    progress: i32,
-    client_status: u32,
-    upstream_status: u32,
-    end_marker: i32,
-    error_type: &'a str,
-}
-
-#[derive(Clone, Copy, Default)]
-struct RawQuantity<'a> {
-    meter: &'a str,
-    value: i64,
-    scale: u32,
-    provenance: i32,
-}
-
-#[derive(Default)]
-struct Raw<'a> {
-    account: &'a str,
-    call: &'a str,
-    phase: i32,
-    observer: i32,
-    occurred_at: Option<(i64, i32)>,
-    attempt: u32,
-    seq: u64,
-    service: &'a str,
-    product: &'a str,
-    kind: i32,
-    end: Option<RawEnd<'a>>,
-    usage: SmallVec<[RawQuantity<'a>; 4]>,
-    dimensions: SmallVec<[(&'a str, &'a str); 2]>,
-    native: u32,
-    too_large: Option<&'static str>,
-    unknown_fields: u32,
-}
-
 fn scan_instant(bytes: &[u8], at: &mut (i64, i32), unknown: &mut u32) -> Result<(), Malformed> {
     let mut fields = Fields::new(bytes);
     while let Some((number, value)) = fields.next()? {
@@ -250,222 +206,58 @@ fn scan_pair(bytes: &[u8]) -> Result<(&str, &str), Malformed> {
     Ok((key, text))
 }
 
-impl<'a> Raw<'a> {
-    fn scan(&mut self, bytes: &'a [u8]) -> Result<(), Malformed> {
-        let mut fields = Fields::new(bytes);
-        while let Some((number, value)) = fields.next()? {
-            match number {
-                1 => self.account = value.text()?,
-                2 => self.call = value.text()?,
-                3 => self.phase = enum_number(value.number()?),
-                4 => self.observer = enum_number(value.number()?),
-                5 => {
-                    let at = self.occurred_at.get_or_insert_default();
-                    scan_instant(value.bytes()?, at, &mut self.unknown_fields)?;
-                }
-                6 => scan_instant(value.bytes()?, &mut (0, 0), &mut self.unknown_fields)?,
-                7 => self.attempt = value.number()? as u32,
-                8 => self.seq = value.number()?,
-                9 => self.service = value.text()?,
-                10 => self.product = value.text()?,
-                11 => self.kind = enum_number(value.number()?),
-                12 => {
-                    let end = self.end.get_or_insert_default();
-                    scan_end(value.bytes()?, end, &mut self.unknown_fields)?;
-                }
-                13 => {
-                    let quantity = scan_quantity(value.bytes()?, &mut self.unknown_fields)?;
-                    self.usage.push(quantity);
-                }
-                14..=19 => {
-                    // Stays in the log; that it is text is all that is asked.
-                    value.text()?;
-                }
-                20 => {
-                    let pair = scan_pair(value.bytes()?)?;
-                    self.measure_pair(pair, "dimensions");
-                    self.dimensions.push(pair);
-                }
-                21 => {
-                    let pair = scan_pair(value.bytes()?)?;
-                    self.measure_pair(pair, "native");
-                    self.native += 1;
-                }
-                _ => self.unknown_fields += 1,
+fn scan<'a>(raw: &mut Raw<'a>, bytes: &'a [u8]) -> Result<(), Malformed> {
+    let mut fields = Fields::new(bytes);
+    while let Some((number, value)) = fields.next()? {
+        match number {
+            1 => raw.account = value.text()?,
+            2 => raw.call = value.text()?,
+            3 => raw.phase = enum_number(value.number()?),
+            4 => raw.observer = enum_number(value.number()?),
+            5 => {
+                let at = raw.occurred_at.get_or_insert_default();
+                scan_instant(value.bytes()?, at, &mut raw.unknown_fields)?;
             }
-        }
-        Ok(())
-    }
-
-    fn measure_pair(&mut self, pair: (&str, &str), field: &'static str) {
-        if pair.0.len() > DIMENSION_KEY_BYTES_MAX || pair.1.len() > DIMENSION_VALUE_BYTES_MAX {
-            self.too_large = Some(field);
-        }
-    }
-
-    fn ends(&self) -> bool {
-        self.phase == Phase::Ended as i32 || self.phase == Phase::AttemptEnded as i32
-    }
-
-    fn missing_field(&self) -> Option<&'static str> {
-        if self.account.is_empty() {
-            Some("account_id")
-        } else if self.call.is_empty() {
-            Some("call_id")
-        } else if self.phase == 0 {
-            Some("phase")
-        } else if self.occurred_at.is_none() {
-            Some("occurred_at")
-        } else if self.ends() && self.end.as_ref().is_none_or(|e| e.cause == 0) {
-            Some("end.cause")
-        } else {
-            None
-        }
-    }
-
-    fn too_large(&self, record_bytes: usize) -> Option<&'static str> {
-        if record_bytes > RECORD_BYTES_MAX {
-            Some("record")
-        } else if self.attempt > ATTEMPT_MAX {
-            Some("attempt")
-        } else if self.service.len() > LABEL_BYTES_MAX {
-            Some("service")
-        } else if self.product.len() > LABEL_BYTES_MAX {
-            Some("product")
-        } else if self.usage.iter().any(|q| q.meter.len() > LABEL_BYTES_MAX) {
-            Some("usage.meter")
-        } else if self.ends() && self.end.as_ref().is_some_and(|e| e.error_type.len() > LABEL_BYTES_MAX) {
-            Some("end.error_type")
-        } else if self.dimensions.len() > DIMENSIONS_MAX {
-            Some("dimensions")
-        } else if self.native as usize > DIMENSIONS_MAX {
-            Some("native")
-        } else {
-            self.too_large
+            6 => scan_instant(value.bytes()?, &mut (0, 0), &mut raw.unknown_fields)?,
+            7 => raw.attempt = value.number()? as u32,
+            8 => raw.seq = value.number()?,
+            9 => raw.service = value.text()?,
+            10 => raw.product = value.text()?,
+            11 => raw.kind = enum_number(value.number()?),
+            12 => {
+                let end = raw.end.get_or_insert_default();
+                scan_end(value.bytes()?, end, &mut raw.unknown_fields)?;
+            }
+            13 => {
+                let quantity = scan_quantity(value.bytes()?, &mut raw.unknown_fields)?;
+                raw.usage.push(quantity);
+            }
+            14 => raw.source = value.text()?,
+            15..=19 => {
+                // Stays in the log; that it is text is all that is asked.
+                value.text()?;
+            }
+            20 => {
+                let pair = scan_pair(value.bytes()?)?;
+                raw.measure_pair(pair, "dimensions");
+                raw.dimensions.push(pair);
+            }
+            21 => {
+                let pair = scan_pair(value.bytes()?)?;
+                raw.measure_pair(pair, "native");
+                raw.native += 1;
+            }
+            _ => raw.unknown_fields += 1,
         }
     }
-}
-
-fn enum_value<T>(
-    number: i32,
-    default: Option<T>,
-    from: fn(u64) -> Option<T>,
-    field: &'static str,
-) -> Result<T, Reject> {
-    if number == 0
-        && let Some(default) = default
-    {
-        return Ok(default);
-    }
-    u64::try_from(number)
-        .ok()
-        .and_then(from)
-        .ok_or_else(|| Reject::new(RejectReason::UnknownEnum, field, format!("number {number}")))
-}
-
-fn undecodable(field: &'static str, detail: impl Into<String>) -> Reject {
-    Reject::new(RejectReason::Undecodable, field, detail)
-}
-
-fn reading<'a>(raw: &RawQuantity<'a>, provenance: Provenance, observer: Observer) -> Result<Reading<'a>, Reject> {
-    let bad = |field, detail: String| Err(Reject::new(RejectReason::BadQuantity, field, detail));
-    if !is_known_meter(raw.meter) {
-        return bad("usage.meter", format!("{:?} is not a meter", raw.meter));
-    }
-    if raw.value < 0 {
-        return bad("usage.value", format!("{} is negative or overflows", raw.value));
-    }
-    if raw.scale > SCALE_MAX {
-        return bad("usage.scale", format!("{} is over {SCALE_MAX}", raw.scale));
-    }
-    if provenance == Provenance::ProviderInvoiced && observer != Observer::Provider {
-        return bad(
-            "usage.provenance",
-            format!("provider_invoiced from {}", observer.as_str()),
-        );
-    }
-    let (value, scale) = canonical(raw.value, raw.scale as u8);
-    Ok(Reading {
-        meter: raw.meter,
-        value,
-        scale,
-        provenance,
-    })
+    Ok(())
 }
 
 /// Decodes one event; it borrows from `bytes`.
 pub fn decode(bytes: &[u8]) -> Result<Event<'_>, Reject> {
     let mut raw = Raw::default();
-    raw.scan(bytes).map_err(|e| undecodable("", e.0))?;
-    if let Some((seconds, nanos)) = raw.occurred_at
-        && !is_in_range(seconds, nanos.into())
-    {
-        return Err(undecodable(
-            "occurred_at",
-            format!("{seconds} s {nanos} ns is not an instant of the years 1 to 9999"),
-        ));
-    }
-    if let Some(field) = raw.missing_field() {
-        return Err(Reject::new(RejectReason::MissingField, field, "absent or empty"));
-    }
-    for (field, id) in [("account_id", raw.account), ("call_id", raw.call)] {
-        if !is_good_id(id) {
-            return Err(Reject::new(
-                RejectReason::BadId,
-                field,
-                format!("{} bytes, or control characters", id.len()),
-            ));
-        }
-    }
-    let phase = enum_value(raw.phase, None, Phase::from_number, "phase")?;
-    let observer = enum_value(raw.observer, Some(Observer::Edge), Observer::from_number, "observer")?;
-    let kind = match raw.kind {
-        0 => None,
-        number => Some(enum_value(number, None, CallKind::from_number, "kind")?),
-    };
-    let end = match &raw.end {
-        Some(end) if raw.ends() => Some(End {
-            cause: enum_value(end.cause, None, Cause::from_number, "end.cause")?,
-            progress: enum_value(end.progress, None, Progress::from_number, "end.progress")?,
-            client_status: u16::try_from(end.client_status).unwrap_or(u16::MAX),
-            upstream_status: u16::try_from(end.upstream_status).unwrap_or(u16::MAX),
-            end_marker: enum_value(end.end_marker, None, EndMarker::from_number, "end.end_marker")?,
-            error_type: end.error_type,
-        }),
-        _ => None,
-    };
-    let mut provenances: SmallVec<[Provenance; 8]> = SmallVec::new();
-    for quantity in &raw.usage {
-        provenances.push(enum_value(
-            quantity.provenance,
-            Some(Provenance::EdgeCounted),
-            Provenance::from_number,
-            "usage.provenance",
-        )?);
-    }
-    let mut usage = SmallVec::new();
-    for (quantity, provenance) in raw.usage.iter().zip(provenances) {
-        usage.push(reading(quantity, provenance, observer)?);
-    }
-    let too_large = raw.too_large(bytes.len());
-    let (seconds, nanos) = raw.occurred_at.unwrap_or_default();
-    Ok(Event {
-        account: raw.account,
-        call: raw.call,
-        phase,
-        observer,
-        occurred_at: seconds * 1_000 + Ms::from(nanos) / 1_000_000,
-        attempt: u8::try_from(raw.attempt).unwrap_or(u8::MAX),
-        seq: raw.seq,
-        service: raw.service,
-        product: raw.product,
-        kind,
-        end,
-        usage,
-        dimensions: raw.dimensions,
-        too_large,
-        unknown_fields: raw.unknown_fields,
-    })
+    scan(&mut raw, bytes).map_err(|e| undecodable("", e.0))?;
+    raw.check(bytes.len())
 }
 
 /// Decodes a tick.

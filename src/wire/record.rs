@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use super::{control, json, pb, protobuf};
+use super::{control, json, pb, plain_json, protobuf};
 use crate::model::Ms;
 use crate::model::event::Event;
 use crate::model::limits::RECORD_BYTES_MAX;
@@ -70,6 +70,9 @@ pub fn is_json(bytes: &[u8]) -> bool {
 pub fn decode_event<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<Event<'a>, Reject> {
     if !is_json(bytes) {
         return protobuf::decode(bytes);
+    }
+    if let Some(decoded) = plain_json::decode(bytes) {
+        return decoded;
     }
     let read = json::decode(bytes)?;
     scratch.clear();

@@ -3,5 +3,6 @@
 mod operations;
 mod authorisation;
 mod contract;
+mod ingest;
 mod reads;
 mod served;
