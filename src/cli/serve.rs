@@ -115,7 +115,7 @@ async fn answer(
             CliError::Finding(format!("{}: {cause}; {cure}", config.listen.address))
         })?;
     gatekeeper.notice().iter().for_each(|notice| println!("{notice}"));
-    let mut service = Service::new(Arc::clone(running), gatekeeper);
+    let mut service = Service::new(Arc::clone(running), gatekeeper).with_ingest_limits(config.ingest.limits());
     service.readiness = config.readiness();
     service.backup_root = config.backup.root();
     let service = Arc::new(service);

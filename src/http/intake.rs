@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use super::caller::Caller;
 use super::framing::Form;
+use super::metrics;
 use super::problem::{Code, Problem};
 use super::service::Service;
 use super::sources::Tally;
@@ -257,10 +258,14 @@ impl Intake {
             gate.check(&self.service.running.partitions)?;
             self.service.running.log.append_placed(records)?
         };
+        metrics::accepted(receipts.len());
         let mut receipts = receipts.into_iter();
         for refusal in &refusals {
             match refusal {
-                Some(refusal) => results.refused(refusal),
+                Some(refusal) => {
+                    metrics::refused(refusal.reason);
+                    results.refused(refusal);
+                }
                 None => {
                     let Some(receipt) = receipts.next() else { break };
                     results.appended(receipt.partition, receipt.offset);
