@@ -6,7 +6,7 @@ RECKON := $(TARGET)/release/reckon
 CARGO = [ ! -f $$HOME/.cargo/env ] || . $$HOME/.cargo/env; cargo
 DEMO_DATA ?= reckon-demo
 
-.PHONY: help setup build demo test test-local lint doc bench fuzz-short clean-demo
+.PHONY: help setup setup-tests build demo test test-local lint doc bench fuzz-short clean-demo
 
 help: ## these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -26,7 +26,10 @@ clean-demo: ## remove the demo's data
 
 test: test-local ## the whole test suite (real Kafka joins here with the Kafka log)
 
-test-local: setup ## the tests that need nothing but this machine
+setup-tests: ## install what the tests need besides: Chromium and its driver
+	@scripts/setup --with-browser
+
+test-local: setup-tests ## the tests that need nothing but this machine
 	@$(CARGO) test --release --locked --all-targets
 
 lint: setup ## formatting and clippy, warnings denied
