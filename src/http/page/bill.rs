@@ -477,7 +477,11 @@ impl Bill {
         let [mut charged_ones, mut uncharged_ones] = [Vec::new(), Vec::new()];
         for ((charged, reason), count) in by_reason.into_iter().filter(|(_, count)| *count != 0) {
             let (title, sentence) = words::reason(reason, charged);
-            let to = if charged { &mut charged_ones } else { &mut uncharged_ones };
+            let to = if charged {
+                &mut charged_ones
+            } else {
+                &mut uncharged_ones
+            };
             to.push(Verdicts {
                 calls: figures::count(count),
                 title,
