@@ -7,11 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 
 use crate::served::{Served, reckon};
-use crate::traffic::{Address, Client, Ledger, Sums, post, post_again};
+use crate::traffic::{Address, Client, Ledger, Sums, number, post, post_again};
 
 /// Runs a command that must fail; what it says.
 fn refused(args: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_reckon")).args(args).output().expect("it runs");
+    let output = Command::new(env!("CARGO_BIN_EXE_reckon"))
+        .args(args)
+        .output()
+        .expect("it runs");
     assert_eq!(output.status.code(), Some(1), "reckon {args:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -26,7 +29,7 @@ fn a_backup_under_load_has_all_that_was_acknowledged_before() {
     let at = |name: &str| folder.path().join(name);
     let (data, backup, restored) = (at("data"), at("backup"), at("restored"));
     reckon(&["init", "--data", text(&data), "--partitions", "2"]);
-    let served = Served::start(&data, &["--set", "fold.flush_ms=1000"]);
+    let served = Served::start(&data, &["--set", "telemetry.log_filter=warn"]);
     let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
     let (address, ledger, stop) = (Address::default(), Ledger::default(), AtomicBool::new(false));
     address.set(&served.base);
@@ -39,11 +42,28 @@ fn a_backup_under_load_has_all_that_was_acknowledged_before() {
             std::thread::yield_now();
         }
         let before = ledger.acknowledged();
-        let made = served.post("/v1/backups", "application/json", json!({"to": text(&backup)}).to_string());
+        let made = served.post(
+            "/v1/backups",
+            "application/json",
+            json!({"to": text(&backup)}).to_string(),
+        );
         assert_eq!(made.status, 201, "{}", made.text);
+        // Nothing was flushed yet, and stores have no write-ahead log: the copy has what lay in memory.
+        let folded = made.json()["partitions"]
+            .as_array()
+            .expect("partitions")
+            .iter()
+            .map(|p| number(&p["next_offset"]))
+            .sum::<u64>();
+        assert!(folded > 1_000, "{}", made.text);
         let (there, relative) = (json!({"to": text(&backup)}), json!({"to": "backup"}));
         let again = served.post("/v1/backups", "application/json", there.to_string());
-        assert_eq!((again.status, &again.json()["code"]), (409, &"conflict".into()), "{}", again.text);
+        assert_eq!(
+            (again.status, &again.json()["code"]),
+            (409, &"conflict".into()),
+            "{}",
+            again.text
+        );
         let nowhere = served.post("/v1/backups", "application/json", relative.to_string());
         assert_eq!((nowhere.status, &nowhere.json()["field"]), (400, &"to".into()));
         let inside = json!({"to": text(&data.join("store/backup"))});
@@ -59,11 +79,22 @@ fn a_backup_under_load_has_all_that_was_acknowledged_before() {
         (before, batches)
     });
     assert!(served.stop().success());
-    let answer = reckon(&["--json", "restore", text(&backup), "--data", text(&restored), "--verify"]);
+    let answer = reckon(&[
+        "--json",
+        "restore",
+        text(&backup),
+        "--data",
+        text(&restored),
+        "--verify",
+    ]);
     let answer: Value = serde_json::from_str(&answer).expect("JSON");
-    let replayed: Value = serde_json::from_str(&reckon(&["--json", "replay", "--data", text(&restored)])).expect("JSON");
+    let replayed: Value =
+        serde_json::from_str(&reckon(&["--json", "replay", "--data", text(&restored)])).expect("JSON");
     for (partition, digest) in answer["partitions"].as_array().expect("partitions").iter().zip(0..) {
-        assert_eq!(partition["digest"], replayed["digests"][digest], "that of an undisturbed fold");
+        assert_eq!(
+            partition["digest"], replayed["digests"][digest],
+            "that of an undisturbed fold"
+        );
     }
     let served = Served::start(&restored, &[]);
     let usage = |account: &str| {
@@ -73,7 +104,10 @@ fn a_backup_under_load_has_all_that_was_acknowledged_before() {
     for (account, sums) in before {
         let found = usage(&account);
         let (_, most) = ledger.bounds(&account, u64::MAX);
-        assert!(found.covers(sums) && most.covers(found), "{account}: {found:?} of {sums:?}");
+        assert!(
+            found.covers(sums) && most.covers(found),
+            "{account}: {found:?} of {sums:?}"
+        );
     }
     // Everything once more, as producers do after a restore: what is missing comes in, the rest changes nothing.
     address.set(&served.base);
@@ -83,7 +117,11 @@ fn a_backup_under_load_has_all_that_was_acknowledged_before() {
     for (account, sums) in ledger.acknowledged() {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while usage(&account) != sums {
-            assert!(std::time::Instant::now() < deadline, "{account}: {:?}, not {sums:?}", usage(&account));
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{account}: {:?}, not {sums:?}",
+                usage(&account)
+            );
         }
     }
     assert!(served.stop().success());
@@ -117,7 +155,10 @@ fn what_does_not_hold_is_refused_and_says_what_to_do() {
         let files = std::fs::read_dir(Path::new(&backup).join(name)).expect("files");
         let mut files: Vec<_> = files.map(|f| f.expect("a file").path()).collect();
         files.sort();
-        files.into_iter().find(|f| f.extension().is_some_and(|e| e == "sst")).expect("a table")
+        files
+            .into_iter()
+            .find(|f| f.extension().is_some_and(|e| e == "sst"))
+            .expect("a table")
     };
     for file in [files("log"), files("store/0")] {
         let whole = std::fs::read(&file).expect("read");
@@ -130,7 +171,10 @@ fn what_does_not_hold_is_refused_and_says_what_to_do() {
         bad[whole.len() / 2] ^= 1;
         damage(&bad);
         let said = restore(&backup);
-        assert!(said.contains("is damaged") && said.contains("hash") && said.contains(text(&file)), "{said}");
+        assert!(
+            said.contains("is damaged") && said.contains("hash") && said.contains(text(&file)),
+            "{said}"
+        );
         damage(&whole[1..]);
         let said = restore(&backup);
         assert!(said.contains("is damaged") && said.contains("bytes"), "{said}");
@@ -138,7 +182,10 @@ fn what_does_not_hold_is_refused_and_says_what_to_do() {
         let said = restore(&backup);
         assert!(said.contains("the backup hasn't"), "{said}");
         std::fs::write(&file, &whole).expect("whole again");
-        assert!(!target.join("log").exists() && !target.join("restoring").exists(), "nothing was restored");
+        assert!(
+            !target.join("log").exists() && !target.join("restoring").exists(),
+            "nothing was restored"
+        );
     }
     // A manifest that says something else than the stores, one of another version, and none.
     let manifest = Path::new(&backup).join("manifest.json");
@@ -176,7 +223,12 @@ fn a_root_for_backups_is_held_to() {
     let backup = |to: &str| served.post("/v1/backups", "application/json", json!({"to": to}).to_string());
     for bad in ["elsewhere", "backups/../elsewhere", "backups/out/elsewhere", "backups"] {
         let answer = backup(&format!("{}/{bad}", text(folder.path())));
-        assert_eq!((answer.status, &answer.json()["field"]), (400, &"to".into()), "{bad}: {}", answer.text);
+        assert_eq!(
+            (answer.status, &answer.json()["field"]),
+            (400, &"to".into()),
+            "{bad}: {}",
+            answer.text
+        );
     }
     let answer = backup(text(&root.join("monday/first")));
     assert_eq!(answer.status, 201, "{}", answer.text);

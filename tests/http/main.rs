@@ -2,10 +2,10 @@
 
 mod backup;
 mod disk_full;
+mod ingest;
 mod kills;
 mod nasty;
 mod operations;
-mod ingest;
 mod reads;
 mod served;
 mod soak;

@@ -88,7 +88,9 @@ fn oversize_body(to: SocketAddr) {
 
 fn endless_body(to: SocketAddr) {
     let mut socket = connect(to);
-    socket.write_all(head("transfer-encoding: chunked\r\n").as_bytes()).expect("sent");
+    socket
+        .write_all(head("transfer-encoding: chunked\r\n").as_bytes())
+        .expect("sent");
     let chunk = format!("10000\r\n{}\r\n", " ".repeat(0x10000));
     let began = Instant::now();
     // Ends when the service no longer listens.
@@ -106,7 +108,11 @@ fn bomb(to: SocketAddr) {
         zip.write_all(&megabyte).expect("zipped");
     }
     let bytes = zip.finish().expect("zipped");
-    let mut request = head(&format!("content-encoding: gzip\r\ncontent-length: {}\r\n", bytes.len())).into_bytes();
+    let mut request = head(&format!(
+        "content-encoding: gzip\r\ncontent-length: {}\r\n",
+        bytes.len()
+    ))
+    .into_bytes();
     request.extend(bytes);
     let answer = say(to, &request);
     assert_eq!(status(&answer), 413, "{answer}");
@@ -114,20 +120,28 @@ fn bomb(to: SocketAddr) {
 
 fn half_closed(to: SocketAddr) {
     let mut socket = connect(to);
-    socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
+    socket
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        .expect("sent");
     socket.shutdown(Shutdown::Write).expect("closed by half");
     let answer = rest(socket);
     assert_eq!(status(&answer), 200, "{answer}");
     // In the middle of a body nothing more can come.
     let mut socket = connect(to);
-    socket.write_all((head("content-length: 1000\r\n") + "{").as_bytes()).expect("sent");
+    socket
+        .write_all((head("content-length: 1000\r\n") + "{").as_bytes())
+        .expect("sent");
     socket.shutdown(Shutdown::Write).expect("closed by half");
     let answer = rest(socket);
     assert!(matches!(status(&answer), 0 | 400), "{answer}");
 }
 
 fn garbage(to: SocketAddr) {
-    for bytes in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 no TLS here\r\n\r\n"[..], &[0xff; 70_000], b"\r\n\r\n\r\n\r\nGET"] {
+    for bytes in [
+        &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 no TLS here\r\n\r\n"[..],
+        &[0xff; 70_000],
+        b"\r\n\r\n\r\n\r\nGET",
+    ] {
         let answer = say(to, bytes);
         assert!(matches!(status(&answer), 0 | 400 | 431), "{answer}");
     }
@@ -147,11 +161,22 @@ fn pipelined(to: SocketAddr) {
 fn nasty_clients_are_cut_off_while_the_fold_goes_on() {
     // Their sockets are ours too.
     let files = rlimit::increase_nofile_limit(16_384).expect("a limit");
-    assert!(files > 2 * IDLE as u64, "{files} open files aren't enough for this test");
+    assert!(
+        files > 2 * IDLE as u64,
+        "{files} open files aren't enough for this test"
+    );
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("data");
     crate::served::reckon(&["init", "--data", data.to_str().expect("a path"), "--partitions", "2"]);
-    let served = Served::start(&data, &["--set", "listen.head_timeout_ms=1500", "--set", "telemetry.log_filter=warn"]);
+    let served = Served::start(
+        &data,
+        &[
+            "--set",
+            "listen.head_timeout_ms=1500",
+            "--set",
+            "telemetry.log_filter=warn",
+        ],
+    );
     let to: SocketAddr = served.base.trim_start_matches("http://").parse().expect("an address");
     let address = Address::default();
     address.set(&served.base);
@@ -188,7 +213,10 @@ fn nasty_clients_are_cut_off_while_the_fold_goes_on() {
                 let places = send(&agent, address, &batch.body);
                 let (account, sums) = batch.first();
                 let (partition, offset) = places[0];
-                let path = format!("/v1/accounts/{account}/usage?period={}&at_least={partition}:{offset}", &now[..7]);
+                let path = format!(
+                    "/v1/accounts/{account}/usage?period={}&at_least={partition}:{offset}",
+                    &now[..7]
+                );
                 let answer = served.get(&path);
                 assert_eq!(answer.status, 200, "{}", answer.text);
                 assert!(Sums::of_usage(&answer.json()).covers(sums));

@@ -80,7 +80,11 @@ impl Ledger {
         assert_eq!(batch.events.len(), places.len(), "a result for every event");
         let mut accounts = self.accounts.lock().expect("the ledger");
         for ((account, sums), (_, offset)) in batch.events.iter().zip(places) {
-            accounts.entry(account.clone()).or_default().acknowledged.push((*offset, *sums));
+            accounts
+                .entry(account.clone())
+                .or_default()
+                .acknowledged
+                .push((*offset, *sums));
         }
     }
 
@@ -105,7 +109,10 @@ impl Ledger {
             account.acknowledged.iter().for_each(|(_, s)| sums += *s);
             sums
         };
-        accounts.iter().map(|(name, account)| (name.clone(), sum(account))).collect()
+        accounts
+            .iter()
+            .map(|(name, account)| (name.clone(), sum(account)))
+            .collect()
     }
 
     /// Events acknowledged.
@@ -164,7 +171,8 @@ impl Client {
         };
         let usage = |tokens: u64| json!([{"meter": "output_tokens", "value": tokens.to_string(), "provenance": "upstream_measured"}]);
         let mut push = |event: Value, sums: Sums| {
-            sent.events.push((event["account_id"].as_str().expect("an account").to_owned(), sums));
+            sent.events
+                .push((event["account_id"].as_str().expect("an account").to_owned(), sums));
             sent.body.push_str(&event.to_string());
             sent.body.push('\n');
         };
@@ -215,7 +223,9 @@ impl Address {
     /// Waits for another address than that one; a little only, for the same one may answer again.
     pub fn wait(&self, seen: u64) {
         let now = self.now.lock().expect("the address");
-        let _ = self.changed.wait_timeout_while(now, Duration::from_millis(20), |now| now.0 == seen);
+        let _ = self
+            .changed
+            .wait_timeout_while(now, Duration::from_millis(20), |now| now.0 == seen);
     }
 }
 
@@ -245,8 +255,18 @@ pub fn send(agent: &ureq::Agent, address: &Address, body: &str) -> Vec<(u32, u64
             Ok((200, text)) => {
                 let answer: Value = serde_json::from_str(&text).expect("JSON");
                 assert_eq!(answer["refused"], 0, "{text}");
-                let place = |r: &Value| (r["partition"].as_u64().expect("a partition") as u32, number(&r["offset"]));
-                return answer["results"].as_array().expect("results").iter().map(place).collect();
+                let place = |r: &Value| {
+                    (
+                        r["partition"].as_u64().expect("a partition") as u32,
+                        number(&r["offset"]),
+                    )
+                };
+                return answer["results"]
+                    .as_array()
+                    .expect("results")
+                    .iter()
+                    .map(place)
+                    .collect();
             }
             Ok((429 | 503, _)) | Err(_) => address.wait(seen),
             Ok((status, text)) => panic!("{status}: {text}"),

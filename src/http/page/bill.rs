@@ -291,9 +291,7 @@ fn charges(currency: Currency, lines: Vec<Raw<'_>>) -> Vec<Charges> {
 }
 
 fn adjustment_name(product: &str, month: &str) -> String {
-    let month = month
-        .parse()
-        .map_or_else(|_| month.to_owned(), figures::month_name);
+    let month = month.parse().map_or_else(|_| month.to_owned(), figures::month_name);
     if product.is_empty() {
         month
     } else {
@@ -441,7 +439,9 @@ impl Bill {
         // A reason is shown once, though policies of different times may have given it two outcomes.
         let mut by_reason: BTreeMap<(bool, Reason), i64> = BTreeMap::new();
         for ((outcome, reason), count) in counts {
-            *by_reason.entry((words::is_charged(outcome, reason), reason)).or_default() += count;
+            *by_reason
+                .entry((words::is_charged(outcome, reason), reason))
+                .or_default() += count;
         }
         let mut sums = [0, 0];
         for ((charged, reason), count) in by_reason.into_iter().filter(|(_, count)| *count != 0) {
