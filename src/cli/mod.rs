@@ -9,6 +9,7 @@ pub mod export;
 pub mod import;
 pub mod init;
 pub mod inspect;
+pub mod post;
 pub mod replay;
 pub mod serve;
 pub mod terminal;
@@ -47,6 +48,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
     Serve(serve::Serve),
+    Post(post::Post),
 }
 
 /// Where the log and the stores are.
@@ -129,6 +131,7 @@ pub fn run() -> ExitCode {
         Command::Inspect(command) => command.run(json),
         Command::Bench(command) => command.run(json),
         Command::Serve(command) => command.run(),
+        Command::Post(command) => command.run(json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

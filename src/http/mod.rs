@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`usage`], [`calls`], [`statements`], [`periods`] | reads: JSON and CSV, each with the place in the log where it stands |
 //! | [`ingest`], [`intake`], [`framing`], [`body`] | events: a body as it arrives, cut into events, judged, appended |
+//! | [`records`] | an operator's log records: histories, control |
 //! | [`gate`], [`sources`] | back-pressure; how each producer fares |
 //! | [`outputs`] | what was put out, for consumers without Kafka |
 //! | [`gatekeeper`], [`caller`] | who asks, and what that one may do |
@@ -26,6 +27,7 @@ pub mod outputs;
 pub mod params;
 pub mod periods;
 pub mod problem;
+pub mod records;
 pub mod server;
 pub mod service;
 pub mod sources;
@@ -68,6 +70,7 @@ struct Contract;
 pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
     let (router, mut api) = OpenApiRouter::with_openapi(Contract::openapi())
         .routes(routes!(ingest::events).layer(unzip()))
+        .routes(routes!(records::records).layer(unzip()))
         .routes(routes!(usage::usage))
         .routes(routes!(calls::call))
         .routes(routes!(statements::statements))

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::gate::{Gate, IngestLimits};
 use super::gatekeeper::Gatekeeper;
 use super::problem::{Code, Problem};
+use super::records::Sequencer;
 use super::sources::Sources;
 use crate::log::Log;
 use crate::partition::live::{Live, ReadError, Standing};
@@ -26,6 +27,8 @@ pub struct Service {
     pub gate: Arc<Gate>,
     /// How each producer fares.
     pub sources: Sources,
+    /// Appends records for everyone, one request after the other.
+    pub sequencer: Sequencer,
     /// Ends streams and long polls when the service shuts down.
     pub closing: CancellationToken,
 }
@@ -36,6 +39,7 @@ impl Service {
         Self {
             gate: Arc::new(Gate::new(IngestLimits::default(), &running.data)),
             sources: Sources::default(),
+            sequencer: Sequencer::new(&running),
             running,
             gatekeeper,
             closing: CancellationToken::new(),
