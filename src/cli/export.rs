@@ -154,6 +154,8 @@ impl Export {
                         }
                     }
                 }
+                // A month that its last call has moved out of has nothing to say.
+                (_, false) if usage.outcomes.is_empty() && usage.reasons.is_empty() => {}
                 (_, false) => rows.row(&OutcomeRow {
                     account,
                     period: &period,

@@ -12,6 +12,7 @@ use super::terminal::{grouped, progress};
 use super::{CliError, Data, init};
 use crate::log::appender::{Appender, tick};
 use crate::log::{Log, NewRecord};
+use crate::machine::control;
 use crate::model::Ms;
 use crate::partition::Settings;
 use crate::partition::host::Host;
@@ -19,7 +20,7 @@ use crate::store::rocks::Budget;
 use crate::wire::check::instant_ms;
 use crate::wire::json as wire_json;
 use crate::wire::record::Kind;
-use crate::wire::record_file::{self, Line};
+use crate::wire::record_file::{self, BadLine, Line};
 use crate::workload::azure;
 use crate::workload::play::append_steps;
 
@@ -239,16 +240,30 @@ impl Events {
                         .as_ref()
                         .map(|r| r.event.account_id.as_str())
                         .filter(|a| !a.is_empty());
-                    if !has_ticks {
-                        let at = read.as_ref().and_then(|r| r.event.occurred_at.as_ref()).map(instant_ms);
-                        latest = latest.max(at);
+                    let at = read.as_ref().and_then(|r| r.event.occurred_at.as_ref()).map(instant_ms);
+                    if !has_ticks && at > latest {
+                        // For all partitions: what an account owes must not hang on how many there are.
+                        latest = at;
+                        at.map_or(Ok(()), |at| appender.tick(at))?;
                     }
                     let account = account.map(str::to_owned);
-                    appender.event_at(account.as_deref(), text.into_bytes(), latest)?;
+                    appender.event(account.as_deref(), text.into_bytes())?;
                 }
-                Ok(Line::Control(control)) => appender.control(*control)?,
-                // Kept as it stands: the fold rejects it with its reason.
-                Err(_) => appender.event_at(None, line.as_bytes().to_vec(), latest)?,
+                Ok(Line::Control(control)) => {
+                    if control::is_for_everyone(&control) && control.control_version == 0 {
+                        // Only the fold knows whether the records before it were accepted.
+                        appender.flush()?;
+                        host.catch_up(&|_| ())?;
+                        appender.accepted(control_version(&host));
+                    }
+                    appender.control(*control)?;
+                }
+                // Kept as they stand: the fold rejects each with its reason.
+                Err(BadLine::Control(_)) => {
+                    appender.unreadable(Kind::Control, record_file::control_text(line).into_bytes())?;
+                }
+                Err(BadLine::Tick(_)) => appender.unreadable(Kind::Tick, line.as_bytes().to_vec())?,
+                Err(BadLine::Form(_)) => appender.event(None, line.as_bytes().to_vec())?,
             }
             Ok(())
         })?;

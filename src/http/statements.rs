@@ -61,6 +61,9 @@ pub struct DraftLine {
     /// Ids of the notices that announced it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<String>,
+    /// Set where it isn't the statement's: an adjustment is in its own period's currency.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub currency: Option<String>,
 }
 
 fn draft_line(key: &LineKey, quantity: String, amount: Option<Decimal>) -> DraftLine {
@@ -74,6 +77,7 @@ fn draft_line(key: &LineKey, quantity: String, amount: Option<Decimal>) -> Draft
         amount: answer::amount(amount),
         original_period: None,
         notices: Vec::new(),
+        currency: None,
     }
 }
 
@@ -86,7 +90,7 @@ fn owed_line(line: &AdjustmentLine) -> DraftLine {
 pub struct Draft {
     /// The period's own lines, and those that adjust earlier ones.
     pub lines: Vec<DraftLine>,
-    /// Sum of the lines, unrounded; absent if it can't be expressed.
+    /// Sum of the lines in the statement's currency, unrounded; absent if it can't be expressed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub amount: Option<String>,
     /// What the statement's total would be, each line rounded; absent if it can't be expressed.
@@ -143,12 +147,16 @@ impl StatementBody {
                     total = total.filter(|_| line.amount.is_some());
                     lines.push(draft_line(&line.key, line.quantity.to_string(), line.exact));
                 }
-                for (original, notices, line) in &adjustments {
-                    amount = amount.and_then(|a| a.checked_add(line.amount));
-                    total = total.and_then(|a| a.checked_add(line.amount));
+                for (original, currency, notices, line) in &adjustments {
+                    let other = *currency != found.profile.currency;
+                    if !other {
+                        amount = amount.and_then(|a| a.checked_add(line.amount));
+                        total = total.and_then(|a| a.checked_add(line.amount));
+                    }
                     lines.push(DraftLine {
                         original_period: Some(original.to_string()),
                         notices: notices.clone(),
+                        currency: other.then(|| currency.to_string()),
                         ..owed_line(line)
                     });
                 }

@@ -103,6 +103,17 @@ impl<'a> Appender<'a> {
         self.push(place, Kind::Control, control.encode_to_vec())
     }
 
+    /// Says what the last accepted control version is, now that everything appended is folded: a record that was rejected has
+    /// taken none.
+    pub fn accepted(&mut self, control_version: u64) {
+        self.control_version = control_version;
+    }
+
+    /// A record as it stands, to be rejected where it is folded.
+    pub fn unreadable(&mut self, kind: Kind, bytes: Vec<u8>) -> Result<(), LogError> {
+        self.push(Place::One(0), kind, bytes)
+    }
+
     /// Appends what is collected.
     pub fn flush(&mut self) -> Result<(), LogError> {
         if !self.waiting.is_empty() {

@@ -7,9 +7,10 @@ use rust_decimal::Decimal;
 use super::digest::Mark;
 use super::fold::Machine;
 use super::output::Topic;
-use super::rating::{AdjustmentLine, LineKey as PriceKey};
+use super::rating::{LineKey as PriceKey, Owed, UnpricedKey};
 use super::usage::LineKey;
 use crate::model::Ms;
+use crate::model::money::Currency;
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::period::Month;
 use crate::model::quantity::Quantity;
@@ -31,6 +32,8 @@ pub struct ClosedPeriod {
     pub sequence: u64,
     /// Quantity and amount stated by line, over the statement and all adjustment lines since.
     pub stated: BTreeMap<PriceKey, (Quantity, Decimal)>,
+    /// Billed usage shown as unpriced, over the statement and all since.
+    pub unpriced: BTreeMap<UnpricedKey, Quantity>,
 }
 
 /// Changes of one closed period of one account that no statement has named yet.
@@ -48,6 +51,17 @@ pub struct Adjustment {
     pub unstated: Vec<Ms>,
     /// Amount noticed since the last statement.
     pub noticed: Decimal,
+    /// A statement has named the notice that is still to come: it comes, whatever is taken back until then.
+    pub named: bool,
+}
+
+/// What a statement says of earlier periods.
+#[derive(Debug, Default)]
+pub(super) struct Stated {
+    /// Lines, each with its own period's currency and its amount.
+    pub lines: Vec<(Currency, Decimal, pb::StatementLine)>,
+    /// Billed usage that no price was found for.
+    pub unpriced: Vec<pb::UsageRow>,
 }
 
 /// A notice's id: one an hour at most for an account's period.
@@ -62,8 +76,7 @@ impl Machine {
             (account, month),
             ClosedPeriod {
                 cards: self.ledger.version,
-                sequence: 0,
-                stated: BTreeMap::new(),
+                ..ClosedPeriod::default()
             },
         );
         self.closed_dirty.insert((account, month));
@@ -130,11 +143,20 @@ impl Machine {
         let usage = std::mem::take(&mut adjustment.usage);
         let counts = std::mem::take(&mut adjustment.counts);
         let calls = std::mem::take(&mut adjustment.calls);
-        if !usage.is_empty() || !counts.is_empty() {
-            let owed = self.owed(account, month).into_iter().map(|l| l.amount);
-            let owed: Decimal = owed.fold(Decimal::ZERO, |sum, amount| sum.checked_add(amount).unwrap_or(sum));
-            let amount = owed.checked_sub(adjustment.noticed).unwrap_or(owed);
-            adjustment.noticed = owed;
+        let named = std::mem::take(&mut adjustment.named);
+        // Differences by line can cancel where money doesn't: a call that has moved to a day of another price, or what was
+        // stated between being changed and being changed back.
+        let owed = self.owed(account, month);
+        let owed_amount = owed.amount();
+        let unnoticed = owed_amount != adjustment.noticed || (!owed.is_nothing() && adjustment.unstated.is_empty());
+        if !usage.is_empty() || !counts.is_empty() || named || unnoticed {
+            let amount = owed_amount.checked_sub(adjustment.noticed).unwrap_or(owed_amount);
+            adjustment.noticed = owed_amount;
+            let mut reasons: BTreeMap<Reason, i64> = BTreeMap::new();
+            for (&(_, reason), &change) in &counts {
+                *reasons.entry(reason).or_default() += change;
+            }
+            reasons.retain(|_, change| *change != 0);
             let id = self.accounts.get(account).map_or("", |a| a.id.as_str());
             let profile = self.profile_of_period(account, month);
             let notice = pb::AdjustmentNoticed {
@@ -143,9 +165,9 @@ impl Machine {
                 period: month.to_string(),
                 currency: profile.currency.to_string(),
                 usage: self.usage_rows(usage.iter().map(|(&(k, m), &n)| (k, m, n))),
-                outcomes: counts
+                outcomes: reasons
                     .iter()
-                    .map(|(&(_, reason), &change)| pb::OutcomeCountChange {
+                    .map(|(reason, &change)| pb::OutcomeCountChange {
                         name: reason.as_str().to_owned(),
                         change,
                     })
@@ -158,16 +180,19 @@ impl Machine {
                 body: Some(pb::statement_record::Body::AdjustmentNoticed(notice)),
             };
             self.emit(Topic::Statements, &record);
-            adjustment.unstated.push(due);
+            // One that a statement has named is named again only by what is still owed.
+            if !named || !owed.is_nothing() {
+                adjustment.unstated.push(due);
+            }
         }
         self.loaded.remove(&(account, month));
-        if !adjustment.unstated.is_empty() {
+        if !adjustment.unstated.is_empty() || !owed.is_nothing() {
             self.adjustments.insert((account, month), adjustment);
         }
     }
 
     /// What a closed period, rated as now known with the cards and profile of its statement, owes beyond all stated for it.
-    pub(super) fn owed(&self, account: u32, month: Month) -> Vec<AdjustmentLine> {
+    pub(super) fn owed(&self, account: u32, month: Month) -> Owed {
         let nothing = ClosedPeriod::default();
         let closed = self.closed.get(&(account, month)).unwrap_or(&nothing);
         let days: Vec<_> = self.days_of(account, month).collect();
@@ -181,13 +206,16 @@ impl Machine {
         month: Month,
         closed: &ClosedPeriod,
         days: &[(i32, &super::usage::Bucket)],
-    ) -> Vec<AdjustmentLine> {
+    ) -> Owed {
         let rated = self.rate_days(account, month, closed.cards, days);
-        super::rating::difference(&rated, &closed.stated)
+        Owed {
+            lines: super::rating::difference(&rated, &closed.stated),
+            unpriced: super::rating::unpriced_difference(rated.unpriced_places(), &closed.unpriced),
+        }
     }
 
-    /// Lines of the next statement for the account's changed closed periods, and takes them as stated.
-    pub(super) fn state_adjustments(&mut self, account: u32, closing: Month) -> Vec<pb::StatementLine> {
+    /// What the next statement says of the account's changed closed periods, and takes it as stated.
+    pub(super) fn state_adjustments(&mut self, account: u32, closing: Month) -> Stated {
         let months: Vec<Month> = self
             .adjustments
             .range((account, Month::MIN)..=(account, Month::MAX))
@@ -198,17 +226,20 @@ impl Machine {
             .accounts
             .get(account)
             .map_or_else(String::new, |a| a.id.to_string());
-        let mut lines = Vec::new();
+        let mut stated = Stated::default();
         for month in months {
             let owed = self.owed(account, month);
+            let currency = self.profile_of_period(account, month).currency;
             let Some(adjustment) = self.adjustments.get_mut(&(account, month)) else {
                 continue;
             };
             // What is pending is in the amount already; its notice follows under the id that is named here.
+            let pending = adjustment.due.filter(|_| !owed.is_nothing());
+            adjustment.named |= pending.is_some() && !owed.lines.is_empty();
             let notices: Vec<String> = adjustment
                 .unstated
                 .drain(..)
-                .chain(adjustment.due)
+                .chain(pending)
                 .map(|due| notice_id(&id, month, due))
                 .collect();
             adjustment.noticed = Decimal::ZERO;
@@ -218,21 +249,39 @@ impl Machine {
             self.adjustments_dirty.insert((account, month));
             self.loaded.remove(&(account, month));
             let closed = self.closed.entry((account, month)).or_default();
-            for line in owed {
-                let stated = closed.stated.entry(line.key.clone()).or_default();
-                stated.0 = stated.0.checked_add(line.quantity).unwrap_or(stated.0);
-                stated.1 = stated.1.checked_add(line.amount).unwrap_or(stated.1);
-                lines.push(pb::StatementLine {
+            for line in owed.lines {
+                let so_far = closed.stated.entry(line.key.clone()).or_default();
+                so_far.0 = so_far.0.checked_add(line.quantity).unwrap_or(so_far.0);
+                so_far.1 = so_far.1.checked_add(line.amount).unwrap_or(so_far.1);
+                let said = pb::StatementLine {
                     original_period: month.to_string(),
                     reason: "adjustment".to_owned(),
                     notices: notices.clone(),
                     ..super::close::statement_line(&line.key, line.quantity, Some(line.amount))
+                };
+                stated.lines.push((currency, line.amount, said));
+            }
+            for (key, quantity) in owed.unpriced {
+                let so_far = closed.unpriced.entry(key.clone()).or_default();
+                so_far.0 = so_far.0.saturating_add(quantity.0);
+                let (service, product, meter, class) = key;
+                stated.unpriced.push(pb::UsageRow {
+                    service,
+                    product,
+                    meter,
+                    class: class.as_str().to_owned(),
+                    quantity: quantity.to_string(),
+                    dimensions: Vec::new(),
+                    original_period: month.to_string(),
                 });
             }
             self.closed_dirty.insert((account, month));
-            self.digest
-                .note(Mark::Close, account.into(), [u64::from(month.0), lines.len() as u64]);
+            self.digest.note(
+                Mark::Close,
+                account.into(),
+                [u64::from(month.0), (stated.lines.len() + stated.unpriced.len()) as u64],
+            );
         }
-        lines
+        stated
     }
 }

@@ -70,20 +70,51 @@ pub(super) fn statement_line(key: &PriceKey, quantity: Quantity, amount: Option<
 }
 
 impl Machine {
-    /// The first control record to come is that of the month that hasn't ended everywhere yet.
+    /// The first control record to come is that of the first month whose time for it hasn't passed.
     pub(super) fn start_controls(&mut self, now: Ms) {
-        let month = period::month_in_utc_minus_12(now);
+        let mut month = period::month_in_utc_minus_12(now);
+        while month > Month::MIN && self.control_time(month.prev()) > now {
+            month = month.prev();
+        }
         self.controls = Some((month, month));
         self.wake(Ms::MIN);
     }
 
-    /// When the next control record is due, if no account of its month is still open or held. A month that is held for
-    /// everyone may still get accounts, so it waits too.
-    pub(super) fn control_due(&self) -> Option<Ms> {
-        let (_, month) = self.controls?;
+    /// When a month's control record is due, if nothing keeps it back.
+    fn control_time(&self, month: Month) -> Ms {
+        period::end_of_month_utc_minus_12(month).saturating_add(self.policy().close_grace_ms)
+    }
+
+    /// Whether the month's control record is out.
+    pub(super) fn is_control_out(&self, month: Month) -> bool {
+        self.controls
+            .is_some_and(|(first, next)| (first..next).contains(&month))
+            || self.controls_out.contains(&month)
+    }
+
+    /// Whether an account of the month is still open, or may come to be: it, or every account, is held.
+    fn keeps_control_back(&self, month: Month) -> bool {
         let open = self.months.get(&month).is_some_and(|t| t.open > 0);
-        let held = self.holds.contains(&(month, EVERY_ACCOUNT));
-        (!open && !held).then(|| period::end_of_month_utc_minus_12(month).saturating_add(self.policy().close_grace_ms))
+        let mut holds = self.holds.range((month, 0)..=(month, EVERY_ACCOUNT));
+        open || holds.any(|&(_, account)| {
+            let stored = self.accounts.get(account).and_then(|a| a.period(month));
+            stored.is_none_or(|p| p.standing == Standing::Open)
+        })
+    }
+
+    /// When the next control record is due, and of which month: the first that nothing keeps back. Months before the log's
+    /// own have one too, if an account of theirs had a period to close.
+    pub(super) fn control_due(&self) -> Option<(Ms, Month)> {
+        let (first, next) = self.controls?;
+        let mut earlier = self.months.range(..first).map(|(&month, _)| month);
+        let mut month = match earlier.find(|&m| !self.keeps_control_back(m)) {
+            Some(month) => month,
+            None => next,
+        };
+        while month >= first && (self.controls_out.contains(&month) || self.keeps_control_back(month)) {
+            month = month.next();
+        }
+        Some((self.control_time(month), month))
     }
 
     /// The periods that must be in memory before this close; those of the next closes with them.
@@ -209,6 +240,7 @@ impl Machine {
                 meter: symbols.name(meter).to_owned(),
                 class: key.class.as_str().to_owned(),
                 quantity: Quantity(nano).to_string(),
+                original_period: String::new(),
                 dimensions: self
                     .names
                     .of(key.dimensions)
@@ -277,6 +309,7 @@ impl Machine {
                 cards,
                 sequence: 0,
                 stated: rated.stated(),
+                unpriced: rated.unpriced_places(),
             },
         );
         self.closed_dirty.insert((account, month));
@@ -294,17 +327,24 @@ impl Machine {
                 *sum = sum.saturating_add(nano);
             }
         }
-        if usage.is_empty() && adjustments.is_empty() {
+        if usage.is_empty() && adjustments.lines.is_empty() && adjustments.unpriced.is_empty() {
             return;
         }
         let mut lines: Vec<pb::StatementLine> = rated.lines.iter().map(super::rating::Line::to_contract).collect();
-        let mut total = rated.total;
-        for line in &adjustments {
-            let amount: Decimal = line.amount.parse().unwrap_or_default();
-            total = total.checked_add(amount).unwrap_or(total);
-        }
-        lines.extend(adjustments);
         let profile = self.profile_of_period(account, month);
+        // An adjustment is in the currency of its own period: unlike ones are never added up.
+        let mut totals = BTreeMap::from([(profile.currency, rated.total)]);
+        for (currency, amount, line) in adjustments.lines {
+            let total = totals.entry(currency).or_default();
+            *total = total.checked_add(amount).unwrap_or(*total);
+            let other = currency != profile.currency;
+            lines.push(pb::StatementLine {
+                currency: if other { currency.to_string() } else { String::new() },
+                ..line
+            });
+        }
+        let total = totals.get(&profile.currency).copied().unwrap_or_default();
+        let other_totals = totals.iter().filter(|(currency, _)| **currency != profile.currency);
         let mut outcomes: BTreeMap<Outcome, u64> = BTreeMap::new();
         for (&(outcome, _), &calls) in &counts {
             *outcomes.entry(outcome).or_default() += calls.unsigned_abs();
@@ -336,7 +376,13 @@ impl Machine {
                 .collect(),
             closed_at: Some(timestamp(now)),
             control_version: cards,
-            unpriced: rated.unpriced_rows(),
+            unpriced: rated.unpriced_rows().into_iter().chain(adjustments.unpriced).collect(),
+            other_totals: other_totals
+                .map(|(currency, &amount)| pb::CurrencyAmount {
+                    currency: currency.to_string(),
+                    amount: decimal_string(amount),
+                })
+                .collect(),
         };
         let record = pb::StatementRecord {
             body: Some(pb::statement_record::Body::PeriodClosed(statement)),
@@ -351,17 +397,23 @@ impl Machine {
             tally.first_sequence = sequence;
         }
         tally.last_sequence = sequence;
-        let sum = tally.amounts.entry(profile.currency).or_default();
-        *sum = sum.checked_add(total).unwrap_or(*sum);
+        for (currency, total) in totals {
+            let sum = tally.amounts.entry(currency).or_default();
+            *sum = sum.checked_add(total).unwrap_or(*sum);
+        }
     }
 
     /// Puts out a month's control record: what a consumer must have from this partition, also when it is nothing.
     pub(super) fn close_month(&mut self) {
-        let Some((first, month)) = self.controls else {
+        let (Some((first, mut next)), Some((_, month))) = (self.controls, self.control_due()) else {
             return;
         };
         let tally = self.months.remove(&month).unwrap_or_default();
-        self.controls = Some((first, month.next()));
+        self.controls_out.insert(month);
+        while self.controls_out.remove(&next) {
+            next = next.next();
+        }
+        self.controls = Some((first, next));
         let quantities: Vec<(Sym, i128)> = tally.quantities.iter().map(|(&m, &n)| (m, n)).collect();
         let control = pb::PeriodControl {
             period: month.to_string(),

@@ -137,8 +137,11 @@ pub struct Machine {
     pub months: BTreeMap<Month, MonthTally>,
     /// Months whose control record is out: its sequence, and what it says.
     pub finished: BTreeMap<Month, (u64, MonthTally)>,
-    /// First month that the partition puts out a control record for, and the next one to come.
+    /// First month that the partition puts out a control record for, and the one from which on none is out but
+    /// `controls_out`.
     pub controls: Option<(Month, Month)>,
+    /// Months outside these two whose control record is out: one that is held keeps no later one back.
+    pub controls_out: BTreeSet<Month>,
     /// Periods closed since the last commit: their hours are dropped.
     pub hours_over: Vec<(u32, Month)>,
     /// Decided outputs.
@@ -190,6 +193,7 @@ impl Machine {
             months: BTreeMap::new(),
             finished: BTreeMap::new(),
             controls: None,
+            controls_out: BTreeSet::new(),
             hours_over: Vec::new(),
             outputs: Outputs::default(),
             digest: Digest::default(),
@@ -348,7 +352,7 @@ impl Machine {
                 .first_due(|version, wait| policies.get(usize::from(version)).map_or(0, |p| wait.length_ms(p)))
         };
         let close = self.closes.first().copied();
-        let control = self.control_due();
+        let control = self.control_due().map(|(due, _)| due);
         let notice = self.notices.first().copied();
         // Kinds in the order of RULES §2; a partition's control record comes after the closes of its instant.
         let first = [

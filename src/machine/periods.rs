@@ -88,9 +88,7 @@ impl Machine {
         period.rollup = (self.rollups.len() - 1) as u16;
         // Closed, with an empty statement that isn't emitted, if its close was already due and nothing holds it; a month
         // whose control record is out has said that nothing more comes.
-        let control_is_out = self
-            .controls
-            .is_some_and(|(first, next)| (first..next).contains(&period.month));
+        let control_is_out = self.is_control_out(period.month);
         let too_late = control_is_out || (now >= period.close_due && !self.is_held(account, period.month));
         if too_late {
             period.standing = Standing::Closed;

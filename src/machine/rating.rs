@@ -75,6 +75,28 @@ pub struct Rated {
     unpriced: BTreeMap<RowKey, Quantity>,
 }
 
+/// What a closed period has beyond all that was stated for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owed {
+    /// By line.
+    pub lines: Vec<AdjustmentLine>,
+    /// Billed usage that no price was found for.
+    pub unpriced: Vec<(UnpricedKey, Quantity)>,
+}
+
+impl Owed {
+    /// Whether all is stated.
+    pub fn is_nothing(&self) -> bool {
+        self.lines.is_empty() && self.unpriced.is_empty()
+    }
+
+    /// Sum of the lines.
+    pub fn amount(&self) -> Decimal {
+        let amounts = self.lines.iter().map(|l| l.amount);
+        amounts.fold(Decimal::ZERO, |sum, amount| sum.checked_add(amount).unwrap_or(sum))
+    }
+}
+
 /// What a closed period's line owes beyond what was stated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdjustmentLine {
@@ -164,6 +186,7 @@ fn usage_rows(rows: &BTreeMap<RowKey, Quantity>) -> Vec<pb::UsageRow> {
                 class: class.as_str().to_owned(),
                 quantity: quantity.to_string(),
                 dimensions: dimensions.clone(),
+                original_period: String::new(),
             },
         )
         .collect()
@@ -179,7 +202,21 @@ impl Line {
     }
 }
 
+/// Where billed usage without a price stands: service, product, meter, class.
+pub type UnpricedKey = (String, String, String, Class);
+
 impl Rated {
+    /// Billed usage that no price was found for, over all dimensions, as a closed period remembers it.
+    pub fn unpriced_places(&self) -> BTreeMap<UnpricedKey, Quantity> {
+        let mut places: BTreeMap<UnpricedKey, Quantity> = BTreeMap::new();
+        for ((service, product, meter, class, _), quantity) in &self.unpriced {
+            let key = (service.clone(), product.clone(), meter.clone(), *class);
+            let sum = places.entry(key).or_default();
+            sum.0 = sum.0.saturating_add(quantity.0);
+        }
+        places
+    }
+
     /// What the lines say, as a closed period remembers it.
     pub fn stated(&self) -> BTreeMap<LineKey, (Quantity, Decimal)> {
         self.lines
@@ -212,6 +249,19 @@ pub fn difference(rated: &Rated, stated: &BTreeMap<LineKey, (Quantity, Decimal)>
             amount,
         })
         .collect()
+}
+
+/// The same of what no price was found for.
+pub fn unpriced_difference(
+    now: BTreeMap<UnpricedKey, Quantity>,
+    stated: &BTreeMap<UnpricedKey, Quantity>,
+) -> Vec<(UnpricedKey, Quantity)> {
+    let mut owed = now;
+    for (key, quantity) in stated {
+        let sum = owed.entry(key.clone()).or_default();
+        sum.0 = sum.0.saturating_sub(quantity.0);
+    }
+    owed.into_iter().filter(|(_, quantity)| quantity.0 != 0).collect()
 }
 
 #[cfg(test)]

@@ -150,7 +150,8 @@ impl Machine {
             self.book(account, &new, &after, 1, slot);
             let moved_by_the_hour = (old.month, old.day, old_key, what(before))
                 == (new.month, new.day, new_key, what(&after))
-                && before.bill == after.bill;
+                && before.bill.quantities == after.bill.quantities
+                && before.bill.estimated == after.bill.estimated;
             if moved_by_the_hour {
                 return;
             }

@@ -32,10 +32,11 @@ impl Price {
     }
 
     /// Greater beats: one that names a service beats one that doesn't, one that names product and meter beats a wildcard
-    /// (RULES §7); of two wildcards the one that names the product.
-    fn precision(&self) -> (bool, bool, bool) {
+    /// (RULES §7); of two wildcards the one that names the product, then the one that names the meter. No two prices of a card
+    /// that fit the same usage are equal in it, so that their order in the card decides nothing.
+    fn precision(&self) -> (bool, bool, bool, bool) {
         let (product, meter) = (!self.product.is_empty(), !self.meter.is_empty());
-        (!self.service.is_empty(), product && meter, product)
+        (!self.service.is_empty(), product && meter, product, meter)
     }
 
     /// What two prices of a card can't share.

@@ -23,6 +23,7 @@ use crate::machine::usage::{Bucket, BucketKey, Span};
 use crate::machine::verdict;
 use crate::model::Ms;
 use crate::model::id::CallKey;
+use crate::model::money::Currency;
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::period::{self, Day, Month};
 use crate::model::quantity::Quantity;
@@ -130,8 +131,8 @@ pub enum Statement {
     Draft {
         /// By line, unrounded and rounded.
         rated: Box<Rated>,
-        /// Lines for closed periods: the period, the notices' ids, the line.
-        adjustments: Vec<(Month, Vec<String>, AdjustmentLine)>,
+        /// Lines for closed periods: the period, its currency, the notices' ids, the line.
+        adjustments: Vec<(Month, Currency, Vec<String>, AdjustmentLine)>,
     },
 }
 
@@ -335,7 +336,9 @@ impl Live {
                 PeriodStanding::Closed => {
                     let closed = gathered.closed.get(&wanted).cloned().unwrap_or_default();
                     let owed = if machine.adjustments.contains_key(&(account, wanted)) {
-                        machine.owed_of_days(account, wanted, &closed, &gathered.days(wanted))
+                        machine
+                            .owed_of_days(account, wanted, &closed, &gathered.days(wanted))
+                            .lines
                     } else {
                         Vec::new()
                     };
@@ -460,7 +463,9 @@ fn draft(p: &Partition, gathered: &Gathered, month: Month) -> Statement {
             .map(|due| notice_id(id, adjusted, due))
             .collect();
         let owed = machine.owed_of_days(account, adjusted, &closed, &gathered.days(adjusted));
-        adjustments.extend(owed.into_iter().map(|line| (adjusted, notices.clone(), line)));
+        let currency = machine.profile_of_period(account, adjusted).currency;
+        let lines = owed.lines.into_iter();
+        adjustments.extend(lines.map(|line| (adjusted, currency, notices.clone(), line)));
     }
     Statement::Draft {
         rated: Box::new(rated),

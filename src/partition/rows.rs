@@ -117,26 +117,30 @@ pub struct Sum {
     pub class: String,
     /// How much.
     pub quantity: String,
+    /// Set on unpriced usage that an earlier, closed period has more (or less) of.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub original_period: String,
 }
 
 /// Rows by service, product, meter and class; rollup dimensions are added up, zeros left out.
 pub fn sums(rows: Vec<pb::UsageRow>) -> Vec<Sum> {
-    let mut summed: BTreeMap<(String, String, String, String), i128> = BTreeMap::new();
+    let mut summed: BTreeMap<(String, String, String, String, String), i128> = BTreeMap::new();
     for row in rows {
         let quantity: Quantity = row.quantity.parse().unwrap_or_default();
         *summed
-            .entry((row.service, row.product, row.meter, row.class))
+            .entry((row.original_period, row.service, row.product, row.meter, row.class))
             .or_default() += quantity.0;
     }
     summed
         .into_iter()
         .filter(|(_, nano)| *nano != 0)
-        .map(|((service, product, meter, class), nano)| Sum {
+        .map(|((original_period, service, product, meter, class), nano)| Sum {
             service,
             product,
             meter,
             class,
             quantity: Quantity(nano).to_string(),
+            original_period,
         })
         .collect()
 }
@@ -171,6 +175,9 @@ pub struct Line {
     /// Set instead of an amount.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub error: String,
+    /// Set where it isn't the statement's: an adjustment is in its own period's currency.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub currency: String,
 }
 
 impl From<pb::StatementLine> for Line {
@@ -187,6 +194,7 @@ impl From<pb::StatementLine> for Line {
             reason: line.reason,
             notices: line.notices,
             error: line.error,
+            currency: line.currency,
         }
     }
 }
@@ -218,8 +226,11 @@ pub struct StatementRow {
     pub usage: Vec<Sum>,
     /// What is invoiced.
     pub lines: Vec<Line>,
-    /// Sum of the lines' amounts.
+    /// Sum of the amounts of the lines in the statement's currency.
     pub total: String,
+    /// Sums of lines in other currencies.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub other_totals: BTreeMap<String, String>,
     /// Billed usage that no price was found for.
     pub unpriced: Vec<Sum>,
     /// Calls by outcome.
@@ -247,6 +258,11 @@ impl StatementRow {
             usage: sums(statement.usage),
             lines: statement.lines.into_iter().map(Line::from).collect(),
             total: statement.total,
+            other_totals: statement
+                .other_totals
+                .into_iter()
+                .map(|t| (t.currency, t.amount))
+                .collect(),
             unpriced: sums(statement.unpriced),
             outcomes: counts(statement.outcomes),
             reasons: counts(statement.reasons),

@@ -75,6 +75,7 @@ fn restore_state(machine: &mut Machine, state: State) {
     machine.months = state.months;
     machine.finished = state.finished;
     machine.controls = state.controls;
+    machine.controls_out = state.controls_out;
 }
 
 fn names(rocks: &Rocks, machine: &mut Machine) -> Result<(), StoreError> {

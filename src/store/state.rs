@@ -39,6 +39,8 @@ pub struct State {
     pub finished: BTreeMap<Month, (u64, MonthTally)>,
     /// First month whose control record was to come from here, and the next one.
     pub controls: Option<(Month, Month)>,
+    /// Months outside these two whose control record is out.
+    pub controls_out: BTreeSet<Month>,
     /// Number of the block that is being filled.
     pub next_block: u64,
     /// First block that isn't dropped.
@@ -121,6 +123,8 @@ pub fn write(machine: &Machine, next_block: u64, oldest_block: u64) -> Vec<u8> {
             w.uint(next.0.into());
         }
     }
+    w.uint(machine.controls_out.len() as u64);
+    machine.controls_out.iter().for_each(|month| w.uint(month.0.into()));
     w.uint(next_block);
     w.uint(oldest_block);
     w.bytes
@@ -191,6 +195,10 @@ pub fn read(bytes: &[u8]) -> Result<State, Damaged> {
         0 => None,
         _ => Some((Month(r.u32()?), Month(r.u32()?))),
     };
+    let mut controls_out = BTreeSet::new();
+    for _ in 0..r.count()? {
+        controls_out.insert(Month(r.u32()?));
+    }
     Ok(State {
         position,
         clock,
@@ -204,6 +212,7 @@ pub fn read(bytes: &[u8]) -> Result<State, Damaged> {
         months,
         finished,
         controls,
+        controls_out,
         next_block: r.uint()?,
         oldest_block: r.uint()?,
     })

@@ -417,6 +417,14 @@ impl Stored for ClosedPeriod {
             w.wide(quantity.0);
             w.text(&amount.to_string());
         }
+        w.uint(self.unpriced.len() as u64);
+        for ((service, product, meter, class), quantity) in &self.unpriced {
+            w.text(service);
+            w.text(product);
+            w.text(meter);
+            w.byte(*class as u8);
+            w.wide(quantity.0);
+        }
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, Damaged> {
@@ -433,10 +441,16 @@ impl Stored for ClosedPeriod {
             };
             stated.insert(key, (Quantity(r.wide()?), decimal(r)?));
         }
+        let mut unpriced = BTreeMap::new();
+        for _ in 0..r.count()? {
+            let key = (text(r)?, text(r)?, text(r)?, pick(r, Class::from_index)?);
+            unpriced.insert(key, Quantity(r.wide()?));
+        }
         Ok(Self {
             cards,
             sequence,
             stated,
+            unpriced,
         })
     }
 }
@@ -466,6 +480,7 @@ impl Stored for Adjustment {
         w.uint(self.unstated.len() as u64);
         self.unstated.iter().for_each(|at| w.int(*at));
         w.text(&self.noticed.to_string());
+        w.byte(self.named.into());
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, Damaged> {
@@ -492,6 +507,7 @@ impl Stored for Adjustment {
             adjustment.unstated.push(r.int()?);
         }
         adjustment.noticed = decimal(r)?;
+        adjustment.named = r.byte()? != 0;
         Ok(adjustment)
     }
 }

@@ -159,8 +159,10 @@ impl<'a> Object<'a> {
 
     fn pairs(&mut self, name: &str) -> Result<std::collections::BTreeMap<String, String>, Reject> {
         let path = self.at(name);
-        let Some(Value::Object(fields)) = self.take(name) else {
-            return Ok(std::collections::BTreeMap::new());
+        let fields = match self.take(name) {
+            None => return Ok(std::collections::BTreeMap::new()),
+            Some(Value::Object(fields)) => fields,
+            Some(other) => return Err(undecodable(&path, format!("{other} is not an object"))),
         };
         fields
             .into_iter()

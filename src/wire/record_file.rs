@@ -63,6 +63,13 @@ pub fn parse(line: &str) -> Result<Line, BadLine> {
     }
 }
 
+/// The control record's own JSON, byte for byte as it stands in the line.
+pub fn control_text(line: &str) -> String {
+    let raw: Option<RawLine<'_>> = serde_json::from_str(line).ok();
+    let control = raw.and_then(|raw| raw.control);
+    control.map_or(line, RawValue::get).to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -423,19 +423,20 @@ impl Bill {
         &mut self,
         currency: Currency,
         rated: &Rated,
-        adjustments: &[(Month, Vec<String>, crate::machine::rating::AdjustmentLine)],
+        adjustments: &[(Month, Currency, Vec<String>, crate::machine::rating::AdjustmentLine)],
     ) {
         let lines = rated.lines.iter();
         let lines: Vec<Raw<'_>> = lines
             .map(|l| Raw::of(l.key.product.clone(), &l.key, l.quantity, l.amount, l.exact))
             .collect();
-        let adjusted: Vec<Raw<'_>> = adjustments
-            .iter()
-            .map(|(month, _, l)| {
-                let under = adjustment_name(&l.key.product, &month.to_string());
-                Raw::of(under, &l.key, l.quantity, Some(l.amount), Some(l.amount))
-            })
-            .collect();
+        // By currency: one of another period's own is shown, but never added to this one's.
+        let mut by_currency: BTreeMap<Currency, Vec<Raw<'_>>> = BTreeMap::new();
+        for (month, of, _, l) in adjustments {
+            let under = adjustment_name(&l.key.product, &month.to_string());
+            let raw = Raw::of(under, &l.key, l.quantity, Some(l.amount), Some(l.amount));
+            by_currency.entry(*of).or_default().push(raw);
+        }
+        let adjusted = by_currency.remove(&currency).unwrap_or_default();
         let all = || lines.iter().chain(&adjusted);
         let rounded = all().fold(Some(Decimal::ZERO), |sum, l| add(sum, l.rounded));
         let exact = all().fold(Some(Decimal::ZERO), |sum, l| add(sum, l.exact));
@@ -445,6 +446,9 @@ impl Bill {
         };
         self.products = charges(currency, lines);
         self.adjustments = charges(currency, adjusted);
+        let others = by_currency.into_iter();
+        self.adjustments
+            .extend(others.flat_map(|(other, lines)| charges(other, lines)));
         self.unpriced = unpriced(rated.unpriced_rows());
     }
 
@@ -454,11 +458,14 @@ impl Bill {
         let lines = statement.map_or(&[][..], |s| &s.lines);
         let (own, adjusted): (Vec<_>, Vec<_>) = lines.iter().partition(|l| l.original_period.is_empty());
         self.products = charges(currency, own.into_iter().map(|l| Raw::stated(l, &l.product)).collect());
-        let adjusted = adjusted.into_iter().map(|l| {
-            let under = adjustment_name(&l.product, &l.original_period);
-            Raw::stated(l, &under)
-        });
-        self.adjustments = charges(currency, adjusted.collect());
+        let mut by_currency: BTreeMap<Currency, Vec<Raw<'_>>> = BTreeMap::new();
+        for line in adjusted {
+            let of = Currency::parse(&line.currency).unwrap_or(currency);
+            let under = adjustment_name(&line.product, &line.original_period);
+            by_currency.entry(of).or_default().push(Raw::stated(line, &under));
+        }
+        let by_currency = by_currency.into_iter();
+        self.adjustments = by_currency.flat_map(|(of, lines)| charges(of, lines)).collect();
         self.unpriced = unpriced(statement.map_or_else(Vec::new, |s| s.unpriced.clone()));
     }
 
