@@ -129,7 +129,7 @@ impl Form {
         }
     }
 
-    /// Cuts whole events apart.
+    /// Cuts whole events apart; a problem if the body as a whole can't be read.
     pub fn split(self, body: &[u8]) -> Result<Vec<&[u8]>, Problem> {
         match self {
             Self::Lines => Ok(lines(body)),

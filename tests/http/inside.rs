@@ -35,7 +35,7 @@ impl Inside {
         }
     }
 
-    pub fn service(&self) -> &Service {
+    pub fn service(&self) -> &Arc<Service> {
         &self.service
     }
 }
