@@ -90,12 +90,12 @@ fn bytes_in_flight_are_bounded_and_a_client_that_comes_again_is_served() {
     assert_eq!((&summary["accepted"], &summary["refused"]), (&500.into(), &0.into()));
     assert_eq!(inside.service().gate.in_flight_bytes(), 0);
     let sources = inside.service().sources.snapshot();
-    // Lines that came before the first request was refused are in the log, and it said so.
-    let events = 501 + problem["accepted"].as_u64().unwrap_or_default();
+    // Lines that came before a request was refused are in the log too, and came again.
     let (_, health) = sources.iter().find(|(name, _)| name == "/gw/1").expect("the producer");
+    assert!(health.events >= 501, "{health:?}");
     assert_eq!(
-        (health.events, health.ends, health.ends_without_usage, health.refused),
-        (events, events, 0, 0)
+        (health.ends, health.ends_without_usage, health.refused),
+        (health.events, 0, 0)
     );
 }
 

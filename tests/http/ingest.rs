@@ -138,6 +138,12 @@ fn every_form_comes_back_in_a_read() {
         .collect();
     let answer = served.post("/v1/events", "application/x-protobuf; framing=delimited", many);
     assert_eq!(tokens(&served, "many", &answer), "15");
+    // Whole messages before a torn one count.
+    let mut torn = message("torn", "c", 3).encode_length_delimited_to_vec();
+    torn.extend_from_slice(&[200, 1, 7]);
+    let answer = served.post("/v1/events", "application/x-protobuf; framing=delimited", torn);
+    assert_eq!((answer.status, &answer.json()["code"]), (400, &"bad_body".into()));
+    assert_eq!(tokens(&served, "torn", &answer), "3");
     let envelope = |data: Value| json!({"specversion": "1.0", "id": "e-1", "source": "/gw/2", "type": "reckon.call_event.v1", "data": data});
     let answer = served.post(
         "/v1/events",
