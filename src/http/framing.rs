@@ -10,7 +10,8 @@
 //! | `application/cloudevents-batch+json` | an array of them |
 //!
 //! Protobuf doesn't say where a message ends, and a delimited body may also be read as one odd message: so the parameter
-//! says it, nothing is guessed. A length that doesn't fit the body refuses the rest of the body; without the parameter a delimited body is one event that can't be decoded.
+//! says it, nothing is guessed. A length that doesn't fit the body refuses the rest of the body; without the parameter a
+//! delimited body is one event that can't be decoded.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use serde_json::value::RawValue;
