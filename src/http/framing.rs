@@ -10,8 +10,8 @@
 //! | `application/cloudevents-batch+json` | an array of them |
 //!
 //! Protobuf doesn't say where a message ends, and a delimited body may also be read as one odd message: so the parameter
-//! says it, nothing is guessed. A length in front that doesn't fit the body refuses the rest of the body; without the
-//! parameter a delimited body is one event that can't be decoded.
+//! says it, nothing is guessed. A length that doesn't fit the body refuses the rest of the body; without the parameter a
+//! delimited body is one event that can't be decoded.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use serde_json::value::RawValue;
@@ -118,7 +118,13 @@ impl Form {
             Self::Lines => Ok(memchr::memrchr(b'\n', body).map_or(0, |at| at + 1)),
             _ => {
                 let mut at = 0;
-                while let Some((from, len)) = length_at(body, at)? {
+                loop {
+                    let (from, len) = match length_at(body, at) {
+                        Ok(Some(length)) => length,
+                        // What comes before a length that can't be read counts.
+                        Err(problem) if at == 0 => return Err(problem),
+                        Ok(None) | Err(_) => break,
+                    };
                     match from.checked_add(len).filter(|until| *until <= body.len()) {
                         Some(until) => at = until,
                         None => break,
@@ -129,7 +135,7 @@ impl Form {
         }
     }
 
-    /// Cuts whole events apart.
+    /// Cuts whole events apart; a problem if the body as a whole can't be read.
     pub fn split(self, body: &[u8]) -> Result<Vec<&[u8]>, Problem> {
         match self {
             Self::Lines => Ok(lines(body)),
@@ -227,6 +233,7 @@ mod tests {
         assert!(Form::Delimited.split(&body[..6]).is_err());
         assert!(Form::Delimited.split(&body[..20]).is_err());
         assert!(Form::Delimited.whole(&[0xff; 5]).is_err());
+        assert_eq!(Form::Delimited.whole(&[1, 7, 0xff, 0xff, 0xff, 0xff, 0xff])?, 2);
         assert_eq!(Form::Lines.whole(b"{}\n{")?, 3);
         assert_eq!(Form::Lines.split(b" {} \r\n\n{}\n")?, [b"{}", b"{}"]);
         assert_eq!(Form::Json.split(b" [ {\"a\":\n1} ,7] ")?, [&b"{\"a\":\n1}"[..], b"7"]);

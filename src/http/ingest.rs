@@ -99,14 +99,19 @@ async fn take(intake: &Arc<Intake>, arriving: &mut Arriving, results: &mut Resul
             // Whole events that came before a problem count.
             Ok(Arrival::Pause) | Err(_) => false,
         };
-        let whole = if ended { body.len() } else { intake.form.whole(&body)? };
+        let whole = match intake.form {
+            // A last line needs no end.
+            Form::Lines if ended => body.len(),
+            form => form.whole(&body)?,
+        };
         if whole > 0 {
             let rest = body.split_off(whole);
             append(intake, arriving, std::mem::replace(&mut body, rest), results).await?;
         }
         match arrival {
             Err(problem) => return Err(problem),
-            Ok(Arrival::End) => return Ok(()),
+            // Says what is wrong with what is left.
+            Ok(Arrival::End) => return intake.form.split(&body).map(|_| ()),
             Ok(_) => {}
         }
     }

@@ -20,7 +20,7 @@ use crate::model::event::Event;
 use crate::model::limits::RECORD_BYTES_MAX;
 use crate::model::reject::{Reject, RejectReason};
 use crate::wire::cloud_event;
-use crate::wire::record::{Kind, decode_event, is_json};
+use crate::wire::record::{Kind, decode_event, is_json, source_of};
 
 /// Why one event or record was not appended.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -204,7 +204,7 @@ pub struct Intake {
 /// has the event at hand, and a broken producer fills neither the log nor the rejects. What hangs on log time (`ahead`,
 /// `too_late`, `no_clock`) is left to the fold, for only the log's order says what time it is. Only sizes are judged in an
 /// earlier order than the fold's: an event that is too large and too late is told the first.
-pub fn judge<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<Event<'a>, Reject> {
+fn judge<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<Event<'a>, Reject> {
     if bytes.len() > RECORD_BYTES_MAX {
         let detail = format!("{} bytes; at most {RECORD_BYTES_MAX}", bytes.len());
         return Err(Reject::new(RejectReason::TooLarge, "record", detail));
@@ -264,8 +264,9 @@ impl Intake {
             };
             match judged {
                 Err(refusal) => {
-                    // Not under the name that it claims, for it may be another's.
-                    tally.refuse("");
+                    let source = source_of(piece).filter(|source| self.caller.may_send(source));
+                    // Not under a name that may be another's.
+                    tally.refuse(source.as_deref().unwrap_or_default());
                     refusals.push(Some(refusal));
                 }
                 Ok(place) => {

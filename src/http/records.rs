@@ -14,7 +14,7 @@ use super::body::Arriving;
 use super::caller::Caller;
 use super::framing;
 use super::gate::Held;
-use super::intake::{EventsBody, Refusal, Results, judge};
+use super::intake::{EventsBody, Refusal, Results};
 use super::problem::{Code, Problem, ProblemBody};
 use super::service::{Service, blocking};
 use crate::log::appender::{place_of_control, place_of_event, tick};
@@ -27,7 +27,7 @@ use crate::partition::running::Running;
 use crate::wire::check::is_good_id;
 use crate::wire::pb::{self, control::Body};
 use crate::wire::prices;
-use crate::wire::record::Kind;
+use crate::wire::record::{Kind, decode_event};
 use crate::wire::record_file::{self, BadLine, Line};
 
 /// How long a record that needs the next control version waits for the fold to have seen the one before.
@@ -66,7 +66,9 @@ fn judge_line(line: &[u8], count: u32, scratch: &mut Vec<u8>) -> Result<Judged, 
             if !event.starts_with('{') {
                 return Err(undecodable("an event is a JSON object".to_owned()));
             }
-            let place = place_of_event(Some(judge(event.as_bytes(), scratch)?.account), count);
+            // Sizes are left to the fold, unlike a gateway's: a history's rejects stay those of `reckon import`, which names
+            // what hangs on the clock first.
+            let place = place_of_event(Some(decode_event(event.as_bytes(), scratch)?.account), count);
             Ok(Judged::Event(place, event.into_bytes()))
         }
         Ok(Line::Control(control)) => {

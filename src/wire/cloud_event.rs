@@ -56,6 +56,9 @@ fn missing(field: &'static str) -> Reject {
 
 /// The event in an envelope, as it is to be appended.
 pub fn unwrap(bytes: &[u8]) -> Result<Vec<u8>, Reject> {
+    if !is_json(bytes) {
+        return Err(undecodable("", "a CloudEvent is a JSON object"));
+    }
     let envelope: Envelope<'_> =
         serde_json::from_slice(bytes).map_err(|e| undecodable("", format!("not a CloudEvent: {e}")))?;
     let required = [

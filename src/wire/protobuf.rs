@@ -287,14 +287,23 @@ pub fn decode_tick(bytes: &[u8]) -> Result<Ms, Reject> {
 
 /// The account an event names, however broken the rest of it is: its partition hangs on it.
 pub fn account_of(bytes: &[u8]) -> Option<&str> {
+    text_of(bytes, 1)
+}
+
+/// The producer an event names, however broken the rest of it is.
+pub fn source_of(bytes: &[u8]) -> Option<&str> {
+    text_of(bytes, 14)
+}
+
+fn text_of(bytes: &[u8], field: u64) -> Option<&str> {
     let mut fields = Fields::new(bytes);
-    let mut account = None;
+    let mut text = None;
     while let Ok(Some((number, value))) = fields.next() {
-        if number == 1 {
-            account = value.text().ok();
+        if number == field {
+            text = value.text().ok();
         }
     }
-    account.filter(|a| !a.is_empty())
+    text.filter(|t| !t.is_empty())
 }
 
 #[cfg(test)]

@@ -96,6 +96,16 @@ pub fn decode<'a>(kind: Kind, bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Inpu
     }
 }
 
+/// The producer an event names (a CloudEvent too), however broken the rest of it is.
+pub fn source_of(bytes: &[u8]) -> Option<String> {
+    if is_json(bytes) {
+        let value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+        value.get("source")?.as_str().map(str::to_owned)
+    } else {
+        protobuf::source_of(bytes).map(str::to_owned)
+    }
+}
+
 /// The account an event names, however broken the rest of it is.
 pub fn account_of(bytes: &[u8]) -> Option<String> {
     if is_json(bytes) {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use reckon::log::local::{LocalLog, WallClock};
-use reckon::log::{Batch, Identity, Log, LogError, NewRecord, Retention};
+use reckon::log::memory::MemoryLog;
+use reckon::log::{Batch, Identity, Log, LogError, NewRecord, Place, Retention};
 use reckon::machine::clock::Source;
 use reckon::machine::output::{Output, Tail, Topic};
 use reckon::partition::worker::Partition;
@@ -321,4 +322,30 @@ fn a_log_that_was_cut_is_refused() {
         ),
         "{refused}"
     );
+}
+
+#[test]
+fn records_of_several_partitions_are_one_write_in_both_logs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let local = LocalLog::create(folder.path(), &identity("l"), fixed()).expect("created");
+    let memory = MemoryLog::new(identity("l"), 1_790_000_000_000);
+    let places = [Place::One(1), Place::All, Place::One(0), Place::One(1)];
+    let placed = |n: usize| places.into_iter().zip(records(4, n)).collect::<Vec<_>>();
+    for bytes in [10, 20] {
+        let (own, other) = (local.append_placed(placed(bytes)), memory.append_placed(placed(bytes)));
+        assert_eq!(own.expect("appended"), other.expect("appended"));
+    }
+    assert_eq!(
+        all(&local, 0),
+        [(0, all(&local, 0)[0].1), (1, 10), (2, 10), (3, 20), (4, 20)]
+    );
+    assert_eq!(all(&local, 1).len(), 7);
+    // One wrong place, and nothing is written.
+    let mut wrong = placed(30);
+    wrong.push((Place::One(2), records(1, 1).remove(0)));
+    for log in [&local as &dyn Log, &memory] {
+        let refused = log.append_placed(wrong.clone());
+        assert!(matches!(refused, Err(LogError::NoPartition { partition: 2, count: 2 })));
+        assert_eq!((log.end(0).expect("an end"), log.end(1).expect("an end")), (5, 7));
+    }
 }

@@ -9,6 +9,12 @@ use reckon::wire::check::timestamp;
 use reckon::wire::pb;
 use serde_json::{Value, json};
 
+use reckon::http::caller::{Caller, Scope};
+use reckon::http::framing::Form;
+use reckon::http::gate::IngestLimits;
+use reckon::http::intake::{Intake, Results};
+
+use crate::inside::Inside;
 use crate::served::{Answer, Served, reckon};
 
 const NDJSON: &str = "application/x-ndjson";
@@ -32,6 +38,14 @@ pub fn event(account: &str, call: &str, tokens: u64) -> Value {
         .to_rfc3339();
     json!({"account_id": account, "call_id": call, "phase": "ended", "occurred_at": at, "product": "m",
         "source": "/gw/1", "end": {"cause": "completed"}, "usage": [{"meter": "output_tokens", "value": tokens}]})
+}
+
+/// So many calls, `c0` and on, of one token each, one a line.
+pub fn lines(account: &str, count: usize) -> String {
+    let lines: Vec<String> = (0..count)
+        .map(|n| event(account, &format!("c{n}"), 1).to_string())
+        .collect();
+    lines.join("\n") + "\n"
 }
 
 fn message(account: &str, call: &str, tokens: i64) -> pb::CallEvent {
@@ -124,6 +138,12 @@ fn every_form_comes_back_in_a_read() {
         .collect();
     let answer = served.post("/v1/events", "application/x-protobuf; framing=delimited", many);
     assert_eq!(tokens(&served, "many", &answer), "15");
+    // Whole messages before a torn one count.
+    let mut torn = message("torn", "c", 3).encode_length_delimited_to_vec();
+    torn.extend_from_slice(&[200, 1, 7]);
+    let answer = served.post("/v1/events", "application/x-protobuf; framing=delimited", torn);
+    assert_eq!((answer.status, &answer.json()["code"]), (400, &"bad_body".into()));
+    assert_eq!(tokens(&served, "torn", &answer), "3");
     let envelope = |data: Value| json!({"specversion": "1.0", "id": "e-1", "source": "/gw/2", "type": "reckon.call_event.v1", "data": data});
     let answer = served.post(
         "/v1/events",
@@ -322,9 +342,7 @@ fn half_closed_and_broken_connections() {
     socket.shutdown(Shutdown::Write).expect("half closed");
     assert!(read_all(socket).starts_with("HTTP/1.1 200"));
     // One that breaks off within an event: whole lines count, the torn one doesn't, nothing is half there.
-    let lines: String = (0..5_000)
-        .map(|n| format!("{}\n", event("torn", &format!("c{n}"), 1)))
-        .collect();
+    let lines = lines("torn", 5_000);
     let (mut socket, text) = head(&served, NDJSON, &format!("content-length: {}", lines.len() + 100));
     write!(socket, "{text}{lines}{}", &lines[..60]).expect("written");
     drop(socket);
@@ -352,4 +370,49 @@ fn acknowledged_events_outlive_a_kill() {
     served.kill();
     let again = Served::start(&folder.path().join("data"), &[]);
     assert_eq!(tokens(&again, "acme", &answer), "41");
+}
+
+#[test]
+fn a_token_bound_to_sources_sends_no_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    reckon(&["init", "--data", data.to_str().expect("a path")]);
+    let inside = Inside::start(&data, IngestLimits::default());
+    let intake = Intake {
+        service: inside.service().clone(),
+        caller: Caller {
+            name: "eu".to_owned(),
+            scope: Scope::Ingest {
+                sources: vec!["/gw/*".to_owned()],
+            },
+        },
+        form: Form::Lines,
+    };
+    let mut other = event("acme", "c2", 1);
+    other["source"] = "/spoofed".into();
+    let mut none = event("acme", "c3", 1);
+    none["source"] = Value::Null;
+    let mut bad = event("acme", "c4", 1);
+    bad["phase"] = "ened".into();
+    let body = format!("{}\n{other}\n{none}\n{bad}\n", event("acme", "c1", 1));
+    let mut results = Results::default();
+    intake.take(body.as_bytes(), &mut results).expect("taken");
+    let results = results.into_body().expect("results");
+    assert_eq!((results.accepted, results.refused), (1, 3));
+    let rows: Value = serde_json::from_str(results.results.get()).expect("JSON");
+    assert_eq!(
+        (&rows[1]["reason"], &rows[1]["field"]),
+        (&"source_not_allowed".into(), &"source".into())
+    );
+    assert_eq!(
+        (&rows[2]["reason"], &rows[3]["reason"]),
+        (&"source_not_allowed".into(), &"unknown_enum".into())
+    );
+    // What a producer itself got wrong is under its name; what claims another's isn't.
+    let sources = inside.service().sources.snapshot();
+    let counts: Vec<_> = sources
+        .iter()
+        .map(|(name, h)| (name.as_str(), h.events, h.refused))
+        .collect();
+    assert_eq!(counts, [("/gw/1", 1, 1), ("unnamed", 0, 2)]);
 }

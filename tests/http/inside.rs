@@ -39,7 +39,7 @@ impl Inside {
         }
     }
 
-    pub fn service(&self) -> &Service {
+    pub fn service(&self) -> &Arc<Service> {
         &self.service
     }
 }

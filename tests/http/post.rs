@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::ingest::event;
+use crate::ingest::{event, lines};
 use crate::served::{Served, reckon};
 
 fn run(file: &Path, to: &str, more: &[&str]) -> Output {
@@ -28,7 +28,7 @@ fn run(file: &Path, to: &str, more: &[&str]) -> Output {
 
 fn summary(output: &Output) -> Value {
     let text = String::from_utf8_lossy(&output.stdout);
-    serde_json::from_str(text.lines().last().unwrap_or_default()).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+    serde_json::from_str(text.lines().last().unwrap_or_default()).expect("a summary")
 }
 
 /// A gateway between client and service that lets so many requests through and then answers no more.
@@ -71,9 +71,7 @@ fn it_goes_on_where_it_was_cut_off() {
     reckon(&["init", "--data", data.to_str().expect("a path")]);
     let served = Served::start(&data, &[]);
     let file = folder.path().join("events.ndjson");
-    let lines: String = (0..1_000)
-        .map(|n| format!("{}\n", event("acme", &format!("c{n}"), 1)))
-        .collect();
+    let lines = lines("acme", 1_000);
     std::fs::write(&file, &lines).expect("written");
     let state = folder.path().join("state");
     let state_text = state.to_str().expect("a path");

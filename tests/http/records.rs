@@ -75,7 +75,10 @@ fn a_history_is_appended_in_its_order() {
         .json();
     assert_eq!((&call["settled"], &call["reason"]), (&true.into(), &"completed".into()));
     let usage = served.get("/v1/accounts/acme/usage?period=2026-09").json();
-    assert_eq!((&usage["amount"], &usage["currency"]), (&Value::Null, &"EUR".into()));
+    assert_eq!(
+        (&usage["rows"][0]["unpriced"], &usage["currency"]),
+        (&"10".into(), &"EUR".into())
+    );
     // The forms are those of the file that the import takes: what one does, the other does.
     assert_eq!(
         served.post("/v1/records", "application/json", "{}").json()["code"],

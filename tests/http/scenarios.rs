@@ -412,11 +412,15 @@ impl Facts for Remote {
     }
 
     fn usage(&mut self, of: &UsageOf<'_>) -> Result<BTreeMap<String, Quantity>, String> {
-        let dimensions: String = of.dimensions.iter().map(|(name, _)| format!(",{name}")).collect();
+        let names: Vec<&str> = ["service", "product", "class"]
+            .into_iter()
+            .chain(of.dimensions.iter().map(|d| d.0.as_str()))
+            .collect();
         let path = format!(
-            "/v1/accounts/{}/usage?period={}&group_by=service,product,class{dimensions}",
+            "/v1/accounts/{}/usage?period={}&group_by={}",
             segment(of.account),
-            of.period
+            of.period,
+            names.join(",")
         );
         let (status, body) = self.get(&path)?;
         if status == 404 {
