@@ -60,6 +60,7 @@ impl Serve {
         let config = self.given.load()?.config;
         logging::of_service(&config.telemetry)?;
         metrics::install();
+        server::raise_file_limit();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let result = runtime.block_on(serve(&config));
         // Reads that wait for the disk may still be under way; nobody waits for them any more.
@@ -114,7 +115,7 @@ async fn answer(
             CliError::Finding(format!("{}: {cause}; {cure}", config.listen.address))
         })?;
     gatekeeper.notice().iter().for_each(|notice| println!("{notice}"));
-    let mut service = Service::new(Arc::clone(running), gatekeeper);
+    let mut service = Service::new(Arc::clone(running), gatekeeper).with_ingest_limits(config.ingest.limits());
     service.readiness = config.readiness();
     service.backup_root = config.backup.root();
     let service = Arc::new(service);

@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::http::gate::IngestLimits;
 use crate::http::health::Readiness;
 use crate::http::server::Limits;
 use crate::http::token_keys::KeyFolder;
@@ -31,6 +32,8 @@ pub struct Config {
     pub listen: Listen,
     /// Who may do what.
     pub tokens: Tokens,
+    /// What comes in: sizes, back-pressure.
+    pub ingest: Ingest,
     /// The fold: commits, flushes, memory.
     pub fold: Fold,
     /// How long the log is kept.
@@ -105,6 +108,60 @@ impl Listen {
 pub struct Tokens {
     /// Folder of the keys that tokens are checked by; empty: `keys` in the data folder.
     pub keys_path: PathBuf,
+}
+
+/// What comes in: sizes, back-pressure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ingest {
+    /// Bytes of a request's body, decompressed.
+    pub request_bytes_max: usize,
+    /// Events or records of a request.
+    pub request_events_max: usize,
+    /// Body bytes of all requests that aren't durable yet; memory in use is about four times as much.
+    pub in_flight_bytes_max: usize,
+    /// Requests whose events are decoded and appended at a time; more wait.
+    pub writers: usize,
+    /// Posts are turned away while more records than that wait to be folded in one partition.
+    pub lag_records_max: u64,
+    /// Posts are turned away while fewer bytes than that are free on the log's disk.
+    pub free_disk_bytes_min: u64,
+    /// Between two pieces of a body.
+    pub idle_timeout_ms: u64,
+    /// For a whole body.
+    pub body_timeout_ms: u64,
+}
+
+impl Default for Ingest {
+    fn default() -> Self {
+        let limits = IngestLimits::default();
+        Self {
+            request_bytes_max: limits.request_bytes,
+            request_events_max: limits.request_events,
+            in_flight_bytes_max: limits.in_flight_bytes,
+            writers: limits.writers,
+            lag_records_max: limits.lag_records,
+            free_disk_bytes_min: limits.free_disk_bytes,
+            idle_timeout_ms: limits.idle_timeout.as_millis() as u64,
+            body_timeout_ms: limits.body_timeout.as_millis() as u64,
+        }
+    }
+}
+
+impl Ingest {
+    /// As the gate takes them.
+    pub fn limits(&self) -> IngestLimits {
+        IngestLimits {
+            request_bytes: self.request_bytes_max,
+            request_events: self.request_events_max,
+            in_flight_bytes: self.in_flight_bytes_max,
+            writers: self.writers,
+            lag_records: self.lag_records_max,
+            free_disk_bytes: self.free_disk_bytes_min,
+            idle_timeout: Duration::from_millis(self.idle_timeout_ms),
+            body_timeout: Duration::from_millis(self.body_timeout_ms),
+        }
+    }
 }
 
 /// The fold: commits, flushes, memory.
@@ -280,6 +337,16 @@ impl Config {
         let notice_and_drain = self.listen.unready_ms.saturating_add(self.listen.drain_timeout_ms);
         at_least("listen.connections_max", self.listen.connections_max as u64, 1)
             .or_else(|| at_least("listen.head_timeout_ms", self.listen.head_timeout_ms, 100))
+            .or_else(|| at_least("ingest.request_bytes_max", self.ingest.request_bytes_max as u64, 1 << 10))
+            .or_else(|| at_least("ingest.request_events_max", self.ingest.request_events_max as u64, 1))
+            .or_else(|| {
+                let one = self.ingest.request_bytes_max as u64;
+                at_least("ingest.in_flight_bytes_max", self.ingest.in_flight_bytes_max as u64, one)
+            })
+            .or_else(|| at_least("ingest.writers", self.ingest.writers as u64, 1))
+            .or_else(|| at_least("ingest.lag_records_max", self.ingest.lag_records_max, 1))
+            .or_else(|| at_least("ingest.idle_timeout_ms", self.ingest.idle_timeout_ms, 100))
+            .or_else(|| at_least("ingest.body_timeout_ms", self.ingest.body_timeout_ms, 100))
             .or_else(|| at_least("fold.commit_events", self.fold.commit_events, 1))
             .or_else(|| at_least("fold.flush_bytes", self.fold.flush_bytes, 1 << 20))
             .or_else(|| at_least("fold.flush_ms", self.fold.flush_ms, 1_000))

@@ -71,6 +71,15 @@ pub const METRICS: &[Metric] = &[
     metric("reckon_http_requests_total", Counter, &["route", "method", "status"], "Requests answered, by pattern of the route and status; client_gone: the client left before the answer"),
     metric("reckon_http_request_seconds", Histogram, &["route", "method"], "Time until the head of the answer was ready; of streams and long polls too"),
     metric("reckon_http_requests_in_progress", Gauge, &[], "Requests whose answer's head isn't ready"),
+    metric("reckon_streams_open", Gauge, &[], "Streams of live totals that are being followed"),
+    metric("reckon_ingest_events_total", Counter, &["result"], "Events posted: accepted (durable), or refused before the log, by reason"),
+    metric("reckon_ingest_in_flight_bytes", Gauge, &[], "Bodies of requests that aren't durable yet"),
+    metric("reckon_source_events_total", Counter, &["source"], "Events accepted, by producer as they name it; past 200 producers: other"),
+    metric("reckon_source_refused_total", Counter, &["source"], "Events refused, by producer; unnamed: those that can't be told"),
+    metric("reckon_source_starts_total", Counter, &["source"], "Events that say a call has started"),
+    metric("reckon_source_ends_total", Counter, &["source"], "The edge's last words on calls: far fewer than starts means calls whose end nobody reports"),
+    metric("reckon_source_ends_without_usage_total", Counter, &["source"], "Of the ends, those of completed calls that carry no usage"),
+    metric("reckon_source_clock_skew_seconds", Gauge, &["source"], "How far the last event's occurred_at was ahead of this machine's clock"),
     metric("reckon_events_folded_total", Counter, &["partition"], "Events folded, copies included"),
     metric("reckon_events_copied_total", Counter, &["partition"], "Of the events folded, those that changed nothing"),
     metric("reckon_unknown_fields_total", Counter, &["partition"], "Fields of events that the contract doesn't have"),
@@ -152,8 +161,19 @@ fn describe(metric: &Metric) {
     match metric.kind {
         Counter if metric.labels.is_empty() => drop(counter!(metric.name)),
         Histogram if metric.labels.is_empty() => drop(metrics::histogram!(metric.name)),
+        Gauge if metric.name.starts_with("reckon_") && metric.labels.is_empty() => drop(gauge!(metric.name)),
         Counter | Gauge | Histogram => {}
     }
+}
+
+/// Events of a request are in the log.
+pub fn accepted(events: usize) {
+    counter!("reckon_ingest_events_total", "result" => "accepted").increment(events as u64);
+}
+
+/// An event isn't, for one of a few reasons.
+pub fn refused(reason: &'static str) {
+    counter!("reckon_ingest_events_total", "result" => reason).increment(1);
 }
 
 /// Sorts what histograms were given into their buckets. Due every some seconds, or it piles up while nobody scrapes.
@@ -232,6 +252,19 @@ fn collect(service: &Service) {
         gauge!("reckon_partition_served", of_partition()).set(f64::from(u8::from(read.is_ok())));
         if let Some(clock) = live.standing().clock.filter(|_| source == Source::Append) {
             gauge!("reckon_clock_age_seconds", of_partition()).set((now_ms - clock) as f64 / 1_000.0);
+        }
+    }
+    accepted(0);
+    gauge!("reckon_ingest_in_flight_bytes").set(service.gate.in_flight_bytes() as f64);
+    for (source, health) in service.sources.snapshot() {
+        let of_source = || vec![Label::new("source", source.clone())];
+        counter!("reckon_source_events_total", of_source()).absolute(health.events);
+        counter!("reckon_source_refused_total", of_source()).absolute(health.refused);
+        counter!("reckon_source_starts_total", of_source()).absolute(health.starts);
+        counter!("reckon_source_ends_total", of_source()).absolute(health.ends);
+        counter!("reckon_source_ends_without_usage_total", of_source()).absolute(health.ends_without_usage);
+        if let Some(skew_ms) = health.skew_ms {
+            gauge!("reckon_source_clock_skew_seconds", of_source()).set(skew_ms as f64 / 1_000.0);
         }
     }
     let failed = running.failed().borrow().is_some();

@@ -7,10 +7,12 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use http_body_util::BodyExt;
 use tracing::Instrument;
 
 /// Takes and gives a request's id.
@@ -114,6 +116,38 @@ impl Drop for UnderWay {
     }
 }
 
+/// A stream that is being followed.
+struct Following;
+
+impl Following {
+    fn begin() -> Self {
+        metrics::gauge!("reckon_streams_open").increment(1);
+        Self
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        metrics::gauge!("reckon_streams_open").decrement(1);
+    }
+}
+
+fn is_stream(response: &Response) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// Counts a stream until its body is let go: at its end, or when its client leaves.
+fn followed(response: Response) -> Response {
+    let following = Following::begin();
+    response.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _until_the_body_is_let_go = &following;
+            frame
+        }))
+    })
+}
+
 /// Gives the request an id, and notes how it went once the answer's head is ready.
 pub async fn observe(request: Request, next: Next) -> Response {
     let id = id_of(request.headers());
@@ -125,7 +159,11 @@ pub async fn observe(request: Request, next: Next) -> Response {
         let mut response = next.run(request).await;
         response.headers_mut().insert(REQUEST_ID, id);
         under_way.answered(&response);
-        response
+        if is_stream(&response) {
+            followed(response)
+        } else {
+            response
+        }
     }
     .instrument(span)
     .await

@@ -40,11 +40,10 @@ const LAST_EVENT_ID: &str = "last-event-id";
 #[into_params(parameter_in = Query)]
 pub struct StreamParams {
     /// Length of a window in the account's time zone: `month`, or `day`.
-    #[param(example = "month")]
     #[param(nullable = false, inline)]
     window: Option<Window>,
     /// What is told apart besides the meter, as for the usage read; `product,class` if not given.
-    #[param(example = "product,class")]
+    #[param(nullable = false, example = "product,class")]
     group_by: Option<String>,
 }
 

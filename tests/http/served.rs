@@ -160,11 +160,23 @@ impl Served {
         let _ = self.child.wait();
     }
 
-    /// SIGTERM, and how it ended.
-    pub fn stop(mut self) -> ExitStatus {
-        let told = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
+    /// Sends a signal, `TERM` for one.
+    pub fn signal(&self, name: &str) {
+        let told = Command::new("kill")
+            .args([&format!("-{name}"), &self.pid().to_string()])
+            .status();
         assert!(told.expect("kill runs").success());
+    }
+
+    /// Waits until it ends by itself, and says how.
+    pub fn wait(mut self) -> ExitStatus {
         self.child.wait().expect("it ends")
+    }
+
+    /// SIGTERM, and how it ended.
+    pub fn stop(self) -> ExitStatus {
+        self.signal("TERM");
+        self.wait()
     }
 }
 

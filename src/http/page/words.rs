@@ -1,5 +1,6 @@
 //! Codes in plain words, for a customer who has never heard of Reckon.
 
+use crate::http::problem::Code;
 use crate::model::outcome::{Outcome, Reason};
 
 /// Whether calls of this verdict are charged; a stored answer that is served again is a success that isn't.
@@ -71,12 +72,24 @@ pub fn reason(reason: Reason, charged: bool) -> (&'static str, &'static str) {
             "Request turned away",
             "The request was invalid or not allowed, so nothing was run.",
         ),
-        (Reason::Overloaded, _) => ("Service overloaded", "The service had no capacity left for the request."),
-        (Reason::InBandError, _) => ("Error within the answer", "The answer began, but ended with an error message."),
+        (Reason::Overloaded, _) => (
+            "Service overloaded",
+            "The service had no capacity left for the request.",
+        ),
+        (Reason::InBandError, _) => (
+            "Error within the answer",
+            "The answer began, but ended with an error message.",
+        ),
         (Reason::UpstreamError, _) => ("Service error", "The service answered with an error."),
-        (Reason::UpstreamBroken, _) => ("Answer broke off", "The service's connection broke in the middle of the answer."),
+        (Reason::UpstreamBroken, _) => (
+            "Answer broke off",
+            "The service's connection broke in the middle of the answer.",
+        ),
         (Reason::UpstreamTimeout, _) => ("Service took too long", "The service didn't answer in time."),
-        (Reason::GatewayAborted, _) => ("Stopped by the gateway", "The gateway ended the call, as on a restart or a limit."),
+        (Reason::GatewayAborted, _) => (
+            "Stopped by the gateway",
+            "The gateway ended the call, as on a restart or a limit.",
+        ),
         (Reason::Truncated, _) => ("Answer incomplete", "The answer ended before its declared end."),
         (Reason::UpstreamFailed, _) => (
             "Answer failed at its source",
@@ -90,9 +103,40 @@ pub fn reason(reason: Reason, charged: bool) -> (&'static str, &'static str) {
             "Outcome unknown",
             "No report says how the call ended in the time allowed; the doubt counts for you.",
         ),
-        (Reason::OperatorBilled, _) => ("Charged on review", "The provider looked at the call and decided that it is charged."),
-        (Reason::OperatorWaived, _) => ("Waived on review", "The provider looked at the call and decided not to charge it."),
+        (Reason::OperatorBilled, _) => (
+            "Charged on review",
+            "The provider looked at the call and decided that it is charged.",
+        ),
+        (Reason::OperatorWaived, _) => (
+            "Waived on review",
+            "The provider looked at the call and decided not to charge it.",
+        ),
     }
+}
+
+/// A refusal: a title, and a sentence that says what helps. `None`: the problem's own words have to do.
+pub fn refusal(code: Code) -> Option<(&'static str, &'static str)> {
+    Some(match code {
+        Code::AccountUnknown => (
+            "Nothing here yet",
+            "No usage has been recorded for this account. Check the address; the page appears with the first call.",
+        ),
+        Code::CallUnknown => (
+            "No such call",
+            "Nothing is known of a call with this id. Check that it is whole; some weeks after a call its details are \
+             let go and only the sums remain.",
+        ),
+        Code::PeriodUnknown => ("Nothing in this month", "The account had no usage then."),
+        Code::Forbidden => (
+            "Not your account",
+            "Your sign-in doesn’t cover this page. Sign in again with a token for this account.",
+        ),
+        Code::NotServed | Code::Behind | Code::ShuttingDown => (
+            "Back in a moment",
+            "The service is starting or stopping. Load the page again in a few seconds.",
+        ),
+        _ => return None,
+    })
 }
 
 /// What is counted.
@@ -171,7 +215,10 @@ mod tests {
             for charged in [true, false] {
                 let (title, sentence) = reason(of, charged);
                 assert!(!title.is_empty() && !title.contains('_'), "{of:?}: {title}");
-                assert!(sentence.ends_with('.') && sentence.matches('.').count() == 1, "{of:?}: {sentence}");
+                assert!(
+                    sentence.ends_with('.') && sentence.matches('.').count() == 1,
+                    "{of:?}: {sentence}"
+                );
                 for jargon in ["upstream", "edge", "verdict", "evidence", "idempotent"] {
                     assert!(!sentence.to_lowercase().contains(jargon), "{of:?}: {sentence}");
                 }
