@@ -92,6 +92,7 @@ const EVENT: &str = r#"{"account_id": "acme", "call_id": "c-9", "phase": "starte
 #[rustfmt::skip]
 const ROUTES: &[Route] = &[
     post("/v1/events", "application/json", EVENT, Needs::Ingest, (200, "")),
+    post("/v1/records", "application/x-ndjson", r#"{"tick": "2026-09-01T00:00:00Z"}"#, Needs::Operator, (200, "")),
     get("/v1/accounts/{account}/usage", "/v1/accounts/ACCOUNT/usage", Needs::Account),
     follow("/v1/accounts/{account}/usage/stream", "/v1/accounts/ACCOUNT/usage/stream", Needs::Account),
     get("/v1/accounts/{account}/calls/{call}", "/v1/accounts/ACCOUNT/calls/c-1", Needs::Account),
@@ -113,6 +114,7 @@ const ROUTES: &[Route] = &[
 const PAGES: &[Route] = &[
     get("/accounts/{account}", "/accounts/ACCOUNT", Needs::Account),
     follow("/accounts/{account}/live", "/accounts/ACCOUNT/live", Needs::Account),
+    Route { allowed: (303, ""), ..get("/accounts/{account}/calls", "/accounts/ACCOUNT/calls?id=c-1", Needs::Account) },
     get("/accounts/{account}/calls/{call}", "/accounts/ACCOUNT/calls/c-1", Needs::Account),
 ];
 
