@@ -25,12 +25,13 @@ enum Needs {
     Account,
     /// An operator token.
     Operator,
+    /// Nothing on this machine itself, an operator token through a proxy.
+    OperatorFromAfar,
     /// An ingest or an operator token.
-    #[expect(dead_code, reason = "the routes that take events come with ingest")]
     Ingest,
 }
 
-/// One operation of the contract: how to call it, and what comes of it if it is allowed.
+/// One operation: how to call it, and what comes of it if it is allowed.
 struct Route {
     method: &'static str,
     /// As the contract has it.
@@ -40,8 +41,10 @@ struct Route {
     content_type: &'static str,
     body: &'static str,
     needs: Needs,
-    /// Status of the answer to who may.
-    allowed: u16,
+    /// Status and code of the answer to who may.
+    allowed: (u16, &'static str),
+    /// What is answered goes on: of a good answer only the head is looked at.
+    endless: bool,
 }
 
 const fn get(path: &'static str, call: &'static str, needs: Needs) -> Route {
@@ -52,37 +55,74 @@ const fn get(path: &'static str, call: &'static str, needs: Needs) -> Route {
         content_type: "",
         body: "",
         needs,
-        allowed: 200,
+        allowed: (200, ""),
+        endless: false,
     }
 }
 
-const fn post(path: &'static str, content_type: &'static str, body: &'static str, needs: Needs, allowed: u16) -> Route {
+const fn follow(path: &'static str, call: &'static str, needs: Needs) -> Route {
+    Route {
+        endless: true,
+        ..get(path, call, needs)
+    }
+}
+
+const fn post(
+    path: &'static str,
+    content_type: &'static str,
+    body: &'static str,
+    needs: Needs,
+    allowed: (u16, &'static str),
+) -> Route {
     Route {
         method: "post",
-        path,
-        call: path,
         content_type,
         body,
-        needs,
         allowed,
+        ..get(path, path, needs)
     }
 }
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
+/// An event of a source that the ingest token of the tests may send.
+const EVENT: &str = r#"{"account_id": "acme", "call_id": "c-9", "phase": "started", "occurred_at": "2026-09-01T11:00:00Z", "source": "edge-1"}"#;
+
 /// Every operation of the contract; one that isn't here fails the test.
 #[rustfmt::skip]
 const ROUTES: &[Route] = &[
+    post("/v1/events", "application/json", EVENT, Needs::Ingest, (200, "")),
+    post("/v1/records", "application/x-ndjson", r#"{"tick": "2026-09-01T00:00:00Z"}"#, Needs::Operator, (200, "")),
     get("/v1/accounts/{account}/usage", "/v1/accounts/ACCOUNT/usage", Needs::Account),
+    follow("/v1/accounts/{account}/usage/stream", "/v1/accounts/ACCOUNT/usage/stream", Needs::Account),
     get("/v1/accounts/{account}/calls/{call}", "/v1/accounts/ACCOUNT/calls/c-1", Needs::Account),
     get("/v1/accounts/{account}/statements", "/v1/accounts/ACCOUNT/statements", Needs::Account),
     get("/v1/accounts/{account}/statements/{period}", "/v1/accounts/ACCOUNT/statements/2026-09", Needs::Account),
     get("/v1/periods/{period}", "/v1/periods/2026-09", Needs::Operator),
     get("/v1/outputs/{topic}", "/v1/outputs/calls?partition=0", Needs::Operator),
+    post("/v1/backups", "application/json", r#"{"to": "no-absolute-path"}"#, Needs::Operator, (400, "bad_body")),
+    get("/healthz", "/healthz", Needs::Nothing),
+    get("/readyz", "/readyz", Needs::Nothing),
+    get("/metrics", "/metrics", Needs::OperatorFromAfar),
     get("/sign-in", "/sign-in", Needs::Nothing),
-    post("/session", FORM, "token=garbage", Needs::Nothing, 401),
-    post("/session/end", FORM, "", Needs::Nothing, 303),
+    post("/session", FORM, "token=garbage", Needs::Nothing, (401, "")),
+    post("/session/end", FORM, "", Needs::Nothing, (303, "")),
 ];
+
+/// Every page of an account: they are no part of the contract.
+#[rustfmt::skip]
+const PAGES: &[Route] = &[
+    get("/accounts/{account}", "/accounts/ACCOUNT", Needs::Account),
+    follow("/accounts/{account}/live", "/accounts/ACCOUNT/live", Needs::Account),
+    Route { allowed: (303, ""), ..get("/accounts/{account}/calls", "/accounts/ACCOUNT/calls?id=c-1", Needs::Account) },
+    get("/accounts/{account}/calls/{call}", "/accounts/ACCOUNT/calls/c-1", Needs::Account),
+];
+
+/// Routes that let nobody through without a token.
+fn guarded_routes() -> impl Iterator<Item = &'static Route> {
+    let guarded = |r: &&Route| !matches!(r.needs, Needs::Nothing | Needs::OperatorFromAfar);
+    ROUTES.iter().chain(PAGES).filter(guarded)
+}
 
 /// A service that asks for tokens.
 struct Guarded {
@@ -116,14 +156,17 @@ impl Guarded {
 
     fn call(&self, route: &Route, account: &str, headers: &[(&str, &str)]) -> Answer {
         let path = route.call.replace("ACCOUNT", account);
-        match route.method {
-            "get" => self.served.get_with(&path, headers),
-            "post" => {
-                let typed = [("content-type", route.content_type)];
-                self.served.post_with(&path, &[&typed, headers].concat(), route.body)
-            }
-            other => panic!("no such method here: {other}"),
+        if route.method == "post" {
+            let typed = [("content-type", route.content_type)];
+            return self.served.post_with(&path, &[&typed, headers].concat(), route.body);
         }
+        if route.endless {
+            let head = self.served.head_with(&path, headers);
+            if head.status < 300 {
+                return head;
+            }
+        }
+        self.served.get_with(&path, headers)
     }
 
     fn log_id(&self) -> String {
@@ -184,42 +227,62 @@ fn every_route_by_every_scope_on_own_and_other_account() {
         ("operator", guarded.issue(&["operator"])),
         ("ingest", guarded.issue(&["ingest", "--source", "edge-*"])),
     ];
-    for route in ROUTES {
+    for route in ROUTES.iter().chain(PAGES) {
+        let is_page = PAGES.iter().any(|page| page.path == route.path);
+        let problem = |status: u16, code: &str| is(status, if is_page { "" } else { code });
+        let allowed = is(route.allowed.0, route.allowed.1);
         for (scope, token) in &callers {
             for account in ["acme", "globex"] {
                 let may = match route.needs {
-                    Needs::Nothing => true,
+                    Needs::Nothing | Needs::OperatorFromAfar => true,
                     Needs::Account => *scope == "operator" || (*scope == "account" && account == "acme"),
                     Needs::Operator => *scope == "operator",
                     Needs::Ingest => *scope == "operator" || *scope == "ingest",
                 };
-                let wanted = if may {
-                    is(route.allowed, "")
-                } else {
-                    is(403, "forbidden")
-                };
                 let answer = guarded.call(route, account, &[("authorization", &bearer(token))]);
-                assert_eq!(
-                    outcome(&answer),
-                    wanted,
-                    "{} {} by {scope} on {account}",
-                    route.method,
-                    route.path
-                );
+                let wanted = if may {
+                    allowed.clone()
+                } else if route.endless {
+                    is(403, "forbidden")
+                } else {
+                    problem(403, "forbidden")
+                };
+                let what = format!("{} {} by {scope} on {account}", route.method, route.path);
+                assert_eq!(outcome(&answer), wanted, "{what}");
+                if route.needs == Needs::OperatorFromAfar {
+                    let from_afar = [("authorization", &*bearer(token)), ("x-forwarded-for", "203.0.113.9")];
+                    let wanted = if *scope == "operator" {
+                        allowed.clone()
+                    } else {
+                        is(403, "forbidden")
+                    };
+                    assert_eq!(
+                        outcome(&guarded.call(route, account, &from_afar)),
+                        wanted,
+                        "{what}, from afar"
+                    );
+                }
             }
         }
-        let wanted = match route.needs {
-            Needs::Nothing => is(route.allowed, ""),
+        let without = match route.needs {
+            Needs::Nothing | Needs::OperatorFromAfar => allowed.clone(),
             _ => is(401, "unauthenticated"),
         };
         let answer = guarded.call(route, "acme", &[]);
         assert_eq!(
             outcome(&answer),
-            wanted,
+            without,
             "{} {} without a token",
             route.method,
             route.path
         );
+        if route.needs == Needs::OperatorFromAfar {
+            let answer = guarded.call(route, "acme", &[("x-forwarded-for", "203.0.113.9")]);
+            assert_eq!(outcome(&answer), is(401, "unauthenticated"), "{} from afar", route.path);
+        }
+        if is_page {
+            continue;
+        }
         // The contract says so, too.
         let operation = &contract["paths"][route.path][route.method];
         let schemes = operation["security"].as_array().into_iter().flatten();
@@ -230,7 +293,7 @@ fn every_route_by_every_scope_on_own_and_other_account() {
         let wanted: &[&str] = match route.needs {
             Needs::Nothing => &[],
             Needs::Account => &["account", "operator"],
-            Needs::Operator => &["operator"],
+            Needs::Operator | Needs::OperatorFromAfar => &["operator"],
             Needs::Ingest => &["ingest", "operator"],
         };
         assert_eq!(schemes, wanted, "security of {} {}", route.method, route.path);
@@ -356,7 +419,7 @@ fn wrong_tokens(guarded: &Guarded) -> Vec<(&'static str, String, &'static str)> 
 fn wrong_tokens_are_refused_everywhere_and_told_why() {
     let guarded = Guarded::start();
     for (what, token, said) in wrong_tokens(&guarded) {
-        for route in ROUTES.iter().filter(|r| r.needs != Needs::Nothing) {
+        for route in guarded_routes() {
             let answer = guarded.call(route, "acme", &[("authorization", &bearer(&token))]);
             assert_eq!(
                 outcome(&answer),
@@ -425,6 +488,25 @@ fn what_another_account_has_cannot_be_told_from_what_it_has_not() {
     let own = |path: &str| guarded.served.get_with(path, &[("authorization", &token)]).status;
     assert_eq!(own("/v1/accounts/acme/usage"), 200);
     assert_eq!(own("/v1/accounts/%61cme/usage"), 200);
+}
+
+#[test]
+fn an_ingest_token_sends_events_of_its_own_sources_alone() {
+    let guarded = Guarded::start();
+    let token = bearer(&guarded.issue(&["ingest", "--source", "edge-*", "--source", "batch"]));
+    let send = |source: &str| {
+        let body = EVENT.replace("edge-1", source);
+        let headers = [("content-type", "application/json"), ("authorization", &*token)];
+        guarded.served.post_with("/v1/events", &headers, body)
+    };
+    for source in ["edge-1", "edge-", "batch"] {
+        assert_eq!(send(source).status, 200, "{source}");
+    }
+    for source in ["edge", "batch-2", "other", ""] {
+        let answer = send(source);
+        assert_eq!(outcome(&answer), is(400, "none_accepted"), "{source}");
+        assert!(answer.text.contains("source_not_allowed"), "{}", answer.text);
+    }
 }
 
 /// Asks until the answer is so: keys are read again every few seconds.
@@ -596,7 +678,7 @@ fn a_browser_signs_in_reads_and_signs_out() {
     let read = |path: &str| outcome(&served.get_with(path, &[("cookie", pair)]));
     assert_eq!(read("/v1/accounts/acme/usage"), is(200, ""));
     assert_eq!(read("/v1/accounts/globex/usage"), is(403, "forbidden"));
-    for route in ROUTES.iter().filter(|r| r.method != "get" && r.needs != Needs::Nothing) {
+    for route in guarded_routes().filter(|r| r.method != "get") {
         let answer = guarded.call(route, "acme", &[("cookie", pair)]);
         assert_eq!(outcome(&answer), is(401, "unauthenticated"), "{}", route.path);
     }

@@ -126,6 +126,15 @@ impl Served {
         Self::answer(request.call())
     }
 
+    /// HEAD with headers.
+    pub fn head_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut request = Self::agent().head(format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Self::answer(request.call())
+    }
+
     /// POST with headers, a content type among them.
     pub fn post_with(&self, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Answer {
         let mut request = Self::agent().post(format!("{}{path}", self.base));
