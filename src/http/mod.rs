@@ -3,6 +3,8 @@
 //! | file | what it answers |
 //! |---|---|
 //! | [`usage`], [`calls`], [`statements`], [`periods`] | reads: JSON and CSV, each with the place in the log where it stands |
+//! | [`stream`], [`watchers`] | live totals as server-sent events, computed once for all who watch |
+//! | [`page`] | the billing page: for people |
 //! | [`ingest`], [`intake`], [`framing`], [`body`] | events: a body as it arrives, cut into events, judged, appended |
 //! | [`gate`], [`sources`] | back-pressure; how each producer fares |
 //! | [`outputs`] | what was put out, for consumers without Kafka |
@@ -33,6 +35,7 @@ pub mod intake;
 pub mod metrics;
 pub mod origin;
 pub mod outputs;
+pub mod page;
 pub mod params;
 pub mod periods;
 pub mod problem;
@@ -44,9 +47,11 @@ pub mod service;
 pub mod sign_in;
 pub mod sources;
 pub mod statements;
+pub mod stream;
 pub mod token;
 pub mod token_keys;
 pub mod usage;
+pub mod watchers;
 
 use std::sync::Arc;
 
@@ -87,6 +92,7 @@ pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
     let (router, mut api) = OpenApiRouter::with_openapi(Contract::openapi())
         .routes(routes!(ingest::events).layer(unzip()))
         .routes(routes!(usage::usage))
+        .routes(routes!(stream::usage_stream))
         .routes(routes!(calls::call))
         .routes(routes!(statements::statements))
         .routes(routes!(statements::statement))
@@ -129,6 +135,7 @@ fn unzip() -> RequestDecompressionLayer {
 pub fn router(service: Arc<Service>) -> Router {
     let (router, api) = routes();
     router
+        .merge(page::routes())
         .with_state(service)
         .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
         .fallback(no_route)

@@ -12,6 +12,7 @@ use super::gatekeeper::Gatekeeper;
 use super::health::Readiness;
 use super::problem::{Code, Problem};
 use super::sources::Sources;
+use super::watchers::Watchers;
 use crate::log::Log;
 use crate::partition::live::{Live, ReadError, Standing};
 use crate::partition::running::Running;
@@ -27,6 +28,8 @@ pub struct Service {
     pub gatekeeper: Gatekeeper,
     /// Backups are written below it; `None`: into any empty folder outside the data.
     pub backup_root: Option<PathBuf>,
+    /// Who watches live totals.
+    pub watchers: Watchers,
     /// Back-pressure on what comes in.
     pub gate: Arc<Gate>,
     /// How each producer fares.
@@ -42,6 +45,7 @@ impl Service {
     /// A service over running partitions.
     pub fn new(running: Arc<Running>, gatekeeper: Gatekeeper) -> Self {
         Self {
+            watchers: Watchers::new(&running),
             gate: Arc::new(Gate::new(IngestLimits::default(), &running.data)),
             sources: Sources::default(),
             running,

@@ -160,7 +160,17 @@ pub struct UsageBody {
 }
 
 impl UsageParams {
-    fn query(&self, rollups: &[String]) -> Result<UsageQuery, Problem> {
+    /// Of the running period.
+    pub fn running(window: Option<Window>, group_by: Option<String>) -> Self {
+        Self {
+            window,
+            group_by,
+            ..Self::default()
+        }
+    }
+
+    /// What the parameters ask for, given the rollup dimensions that there are.
+    pub fn query(&self, rollups: &[String]) -> Result<UsageQuery, Problem> {
         let window = self.window.unwrap_or_default();
         let mut query = UsageQuery {
             window,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, Datelike, MappedLocalTime, NaiveDate, Offset, SecondsFormat, TimeZone, Utc};
+use chrono::{DateTime, Datelike, MappedLocalTime, NaiveDate, NaiveDateTime, Offset, SecondsFormat, TimeZone, Utc};
 use chrono_tz::Tz;
 use thiserror::Error;
 
@@ -103,6 +103,12 @@ impl Zone {
         self.0.name()
     }
 
+    /// What its clocks show at the instant; `None` past what a date can say.
+    pub fn local(self, at: Ms) -> Option<NaiveDateTime> {
+        let local = at.checked_add(self.offset_ms(at))?;
+        DateTime::from_timestamp_millis(local).map(|l| l.naive_utc())
+    }
+
     /// How far its clocks are ahead of UTC at the instant, in ms.
     fn offset_ms(self, at: Ms) -> Ms {
         if self.0 == Tz::UTC {
@@ -132,8 +138,7 @@ impl fmt::Display for Day {
 }
 
 fn local_date(at: Ms, zone: Zone) -> Option<NaiveDate> {
-    let local = at.checked_add(zone.offset_ms(at))?;
-    DateTime::from_timestamp_millis(local).map(|l| l.date_naive())
+    zone.local(at).map(|l| l.date())
 }
 
 /// The first instant of a local date. Where midnight comes twice the earlier one, where it is skipped the end of the gap.

@@ -34,7 +34,7 @@ use crate::store::values::Stored;
 use crate::wire::pb;
 
 /// By what length of time usage is summed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Window {
     /// The clock hours of the account's zone; in open periods only, without rollup dimensions.
@@ -47,7 +47,7 @@ pub enum Window {
 }
 
 /// What is asked of an account's usage. The meter always divides the sums; what isn't named here is added up.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct UsageQuery {
     /// The first and the last period; the one that the clock is in, if absent.
     pub months: Option<(Month, Month)>,
@@ -282,6 +282,33 @@ impl Live {
 
     /// A period's statement; the period that the clock is in, if none is named. `None`: there is no such account or period.
     pub fn statement(&self, id: &str, month: Option<Month>) -> Result<Option<PeriodStatement>, ReadError> {
+        match self.gather_for_statement(id, month)? {
+            Some((wanted, gathered)) => self.stated(wanted, &gathered),
+            None => Ok(None),
+        }
+    }
+
+    /// A period's statement and, as of the same record, its usage by day, product and class.
+    pub fn bill(&self, id: &str, month: Option<Month>) -> Result<Option<(PeriodStatement, Usage)>, ReadError> {
+        let Some((wanted, gathered)) = self.gather_for_statement(id, month)? else {
+            return Ok(None);
+        };
+        let Some(statement) = self.stated(wanted, &gathered)? else {
+            return Ok(None);
+        };
+        let query = UsageQuery {
+            from: Some(statement.period.from),
+            until: Some(statement.period.until),
+            window: Window::Day,
+            by_product: true,
+            by_class: true,
+            ..UsageQuery::default()
+        };
+        let usage = self.read(|p| sum(p, &gathered, &query))?;
+        Ok(Some((statement, usage)))
+    }
+
+    fn gather_for_statement(&self, id: &str, month: Option<Month>) -> Result<Option<(Month, Gathered)>, ReadError> {
         let mut wanted = Month::MIN;
         let gathered = self.gather(id, Span::Day, |p, account| {
             wanted = month.unwrap_or_else(|| p.machine.month_of(account, p.machine.now()));
@@ -295,13 +322,16 @@ impl Live {
             }
             months
         })?;
-        let Some(gathered) = gathered else { return Ok(None) };
+        Ok(gathered.map(|gathered| (wanted, gathered)))
+    }
+
+    fn stated(&self, wanted: Month, gathered: &Gathered) -> Result<Option<PeriodStatement>, ReadError> {
         let account = gathered.account;
         let found = self.read(|p| {
             let machine = &p.machine;
             let period = *machine.accounts.get(account)?.period(wanted)?;
             let statement = match period.standing {
-                PeriodStanding::Open => draft(p, &gathered, wanted),
+                PeriodStanding::Open => draft(p, gathered, wanted),
                 PeriodStanding::Closed => {
                     let closed = gathered.closed.get(&wanted).cloned().unwrap_or_default();
                     let owed = if machine.adjustments.contains_key(&(account, wanted)) {

@@ -10,6 +10,7 @@ pub mod read;
 pub mod restore;
 pub mod rows;
 pub mod running;
+pub mod watch;
 pub mod worker;
 
 use thiserror::Error;

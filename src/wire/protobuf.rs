@@ -356,7 +356,7 @@ mod tests {
         assert_eq!((event.attempt, event.seq), (2, u64::MAX));
         assert_eq!(
             event.end.map(|e| (e.cause, e.upstream_status)),
-            Some((Cause::Completed, u16::MAX))
+            Some((crate::model::event::Cause::Completed, u16::MAX))
         );
         assert_eq!(event.usage[0].value, 412);
         assert_eq!(event.usage[0].scale, 0);

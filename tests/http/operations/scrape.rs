@@ -39,6 +39,12 @@ fn every_metric_of_the_table_is_there_and_no_other() {
     assert_eq!(served.get("/v1/accounts/acme/usage").status, 200);
     assert_eq!(served.get("/v1/accounts/nobody/usage").status, 404);
     assert_eq!(served.get("/nowhere").status, 404);
+    let started = r#"{"account_id": "acme", "call_id": "c-9", "phase": "started", "occurred_at": "2026-09-03T00:00:00Z", "source": "gw"}"#;
+    let posted = served.post("/v1/events", "application/x-ndjson", format!("{started}\nnonsense\n"));
+    assert_eq!(
+        (posted.json()["accepted"].as_u64(), posted.json()["refused"].as_u64()),
+        (Some(1), Some(1))
+    );
     let answer = scrape(&served);
     assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"));
     promtool(&["check", "metrics"], &answer.text);
@@ -77,7 +83,12 @@ fn every_metric_of_the_table_is_there_and_no_other() {
     for name in types.keys() {
         assert!(known.contains(name.as_str()), "{name} isn't in the table");
     }
-    for (sample, _) in samples(&answer.text) {
+    let all = samples(&answer.text);
+    assert_eq!(all["reckon_ingest_events_total{result=\"accepted\"}"], 1.0);
+    assert_eq!(all["reckon_ingest_events_total{result=\"undecodable\"}"], 1.0);
+    assert_eq!(all["reckon_source_starts_total{source=\"gw\"}"], 1.0);
+    assert_eq!(all["reckon_source_refused_total{source=\"unnamed\"}"], 1.0);
+    for (sample, _) in all {
         let (name, labels) = sample.split_once('{').unwrap_or((&sample, ""));
         let metric = METRICS.iter().find(|m| {
             let rest = name.strip_prefix(m.name);

@@ -1,0 +1,208 @@
+//! `GET /v1/accounts/{account}/usage/stream`: totals of the running period as they grow, as server-sent events.
+//!
+//! Every message carries the totals themselves, never a difference: whoever comes back after a cut has all with the first one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::Response;
+use futures_util::stream::unfold;
+use serde::Deserialize;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use utoipa::IntoParams;
+
+use super::caller::Caller;
+use super::page;
+use super::params::{Params, Places};
+use super::problem::{Code, Problem, ProblemBody};
+use super::service::{AtLeast, Service, blocking};
+use super::usage::{self, UsageBody, UsageParams};
+use super::watchers::{Form, ROUND_EVERY, Totals, Watch};
+use crate::partition::account::{UsageQuery, Window};
+use crate::partition::live::{Live, ReadError, Standing};
+
+/// So often something is sent though nothing has changed, for those in between that end what is silent.
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
+
+/// A browser comes back so long after a cut.
+const GREETING: &str = "retry: 1000\n\n";
+
+/// The header in which a browser says what it has seen.
+const LAST_EVENT_ID: &str = "last-event-id";
+
+/// What is asked. The running period is meant, also after it has rolled over.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct StreamParams {
+    /// Length of a window in the account's time zone: `month`, or `day`.
+    #[param(nullable = false, inline)]
+    window: Option<Window>,
+    /// What is told apart besides the meter, as for the usage read; `product,class` if not given.
+    #[param(nullable = false, example = "product,class")]
+    group_by: Option<String>,
+}
+
+/// The id of a message, which a client sends back as `Last-Event-ID`.
+pub fn id(standing: Standing) -> String {
+    format!("{}:{}", standing.partition, standing.next_offset.saturating_sub(1))
+}
+
+/// The totals as a message; `None`: there is no such account.
+pub fn totals(live: &Live, account: &str, query: &UsageQuery) -> Result<Option<Totals>, ReadError> {
+    let Some(found) = live.usage(account, query)? else {
+        return Ok(None);
+    };
+    let mut message = format!("id: {}\ndata: ", id(found.standing)).into_bytes();
+    // Strings and numbers in structs: nothing that JSON can't say, and no line break.
+    if serde_json::to_writer(&mut message, &usage::body(account, &found, query)).is_err() {
+        return Ok(None);
+    }
+    message.extend_from_slice(b"\n\n");
+    Ok(Some(Totals {
+        standing: found.standing,
+        message: message.into(),
+    }))
+}
+
+/// One client of a stream.
+struct Follower {
+    watch: Watch,
+    closing: CancellationToken,
+    /// Only totals with this record are news.
+    seen: Option<AtLeast>,
+    /// From totals to totals at least.
+    pace: Duration,
+    greeted: bool,
+    last_totals: Option<Instant>,
+    last_sent: Instant,
+}
+
+impl Follower {
+    async fn totals(&mut self) -> Option<Bytes> {
+        if let Some(last) = self.last_totals {
+            tokio::time::sleep_until(last + self.pace).await;
+        }
+        loop {
+            let totals = self.watch.next().await?;
+            if self.seen.is_none_or(|s| s.offset < totals.standing.next_offset) {
+                return Some(totals.message.clone());
+            }
+        }
+    }
+
+    fn heartbeat(&self) -> Bytes {
+        let standing = self.watch.live().standing();
+        match self.watch.form() {
+            Form::Usage(_) => format!(": {}\n\n", id(standing)).into(),
+            Form::Page => page::live::heartbeat(),
+        }
+    }
+
+    /// The next piece of the body; `None` ends it.
+    async fn next(mut self) -> Option<(Result<Bytes, std::convert::Infallible>, Self)> {
+        if !self.greeted {
+            self.greeted = true;
+            return Some((Ok(Bytes::from_static(GREETING.as_bytes())), self));
+        }
+        let closing = self.closing.clone();
+        let silent = self.last_sent + HEARTBEAT_EVERY;
+        let piece = tokio::select! {
+            () = closing.cancelled() => return None,
+            totals = self.totals() => {
+                self.last_totals = Some(Instant::now());
+                totals?
+            }
+            () = tokio::time::sleep_until(silent) => self.heartbeat(),
+        };
+        self.last_sent = Instant::now();
+        Some((Ok(piece), self))
+    }
+}
+
+/// What the client has seen before, if the log still has it: it may be that of a copy which was put back.
+fn seen(headers: &HeaderMap, live: &Live) -> Option<AtLeast> {
+    let seen: AtLeast = headers.get(LAST_EVENT_ID)?.to_str().ok()?.parse().ok()?;
+    let end = live.log().end(live.number).ok()?;
+    (seen.partition == live.number && seen.offset < end).then_some(seen)
+}
+
+/// The stream of one form of an account's totals, once it is certain that there is such an account.
+pub async fn follow(
+    service: &Service,
+    account: &str,
+    form: Form,
+    pace: Duration,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let live = service.partition_of(account, None).await?;
+    let (reader, of) = (Arc::clone(&live), account.to_owned());
+    let known = blocking(move || reader.read(|p| p.machine.accounts.find(&of).is_some())).await??;
+    if !known {
+        return Err(Problem::account_unknown(account));
+    }
+    let watch = service.watchers.watch(&live, account, form);
+    let watch = watch.ok_or_else(|| Problem::new(Code::Internal, "a partition without watchers"))?;
+    let follower = Follower {
+        watch,
+        closing: service.closing.clone(),
+        seen: seen(headers, &live),
+        pace,
+        greeted: false,
+        last_totals: None,
+        last_sent: Instant::now(),
+    };
+    let mut response = Response::new(Body::from_stream(unfold(follower, Follower::next)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // nginx would keep messages back until its buffer is full.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// An account's usage, live
+///
+/// Server-sent events. Each message is the body of a usage read of the running period: absolute totals with the calls by
+/// outcome, never differences, so after a cut the next message has all. `id` is PARTITION:OFFSET of the last record that is
+/// in it; give it as `Last-Event-ID` to get nothing older. A message is sent at once, then when something has changed, each
+/// 250 ms at most (less often while very many accounts are watched); a slow client misses totals in between, never the last.
+/// When nothing changes for 15 s, a comment line is sent. Ends when the service shuts down: connect again.
+#[utoipa::path(
+    get,
+    path = "/v1/accounts/{account}/usage/stream",
+    tag = "reads",
+    params(
+        ("account" = String, Path, description = "Who pays"),
+        StreamParams,
+        ("Last-Event-ID" = Option<String>, Header, description = "PARTITION:OFFSET that was seen before")
+    ),
+    responses(
+        (status = 200, description = "Messages whose data is such a body", body = UsageBody, content_type = "text/event-stream"),
+        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+    security(("account" = []), ("operator" = []))
+)]
+pub async fn usage_stream(
+    State(service): State<Arc<Service>>,
+    caller: Caller,
+    Places(account): Places<String>,
+    Params(params): Params<StreamParams>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    caller.may_read(&account)?;
+    if params.window == Some(Window::Hour) {
+        return Err(Problem::parameter(
+            "window",
+            "hours aren't streamed; ask for day or month",
+        ));
+    }
+    let live = service.partition_of(&account, None).await?;
+    let rollups = blocking(move || live.rollup_names()).await??;
+    let query = UsageParams::running(params.window, params.group_by).query(&rollups)?;
+    follow(&service, &account, Form::Usage(query), ROUND_EVERY, &headers).await
+}
