@@ -6,7 +6,7 @@ RECKON := $(TARGET)/release/reckon
 CARGO = [ ! -f $$HOME/.cargo/env ] || . $$HOME/.cargo/env; cargo
 DEMO_DATA ?= reckon-demo
 
-.PHONY: help setup build demo test test-local lint doc bench fuzz-short clean-demo
+.PHONY: help setup setup-tests build demo test test-local lint doc bench fuzz-short clean-demo
 
 help: ## these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14

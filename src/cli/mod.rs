@@ -13,6 +13,7 @@ pub mod import;
 pub mod init;
 pub mod inspect;
 pub mod logging;
+pub mod post;
 pub mod replay;
 pub mod restore;
 pub mod serve;
@@ -59,6 +60,7 @@ enum Command {
     Restore(restore::Restore),
     Config(config::ConfigCommand),
     Token(token::Token),
+    Post(post::Post),
 }
 
 /// Where the log and the stores are.
@@ -158,6 +160,7 @@ pub fn run() -> ExitCode {
         Command::Restore(command) => command.run(json),
         Command::Config(command) => command.run(json),
         Command::Token(command) => command.run(json),
+        Command::Post(command) => command.run(json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,6 +6,7 @@
 //! | [`stream`], [`watchers`] | live totals as server-sent events, computed once for all who watch |
 //! | [`page`] | the billing page: for people |
 //! | [`ingest`], [`intake`], [`framing`], [`body`] | events: a body as it arrives, cut into events, judged, appended |
+//! | [`records`] | an operator's log records: histories, control |
 //! | [`gate`], [`sources`] | back-pressure; how each producer fares |
 //! | [`outputs`] | what was put out, for consumers without Kafka |
 //! | [`backups`] | a copy of everything while it runs |
@@ -40,6 +41,7 @@ pub mod params;
 pub mod periods;
 pub mod problem;
 pub mod process;
+pub mod records;
 pub mod requests;
 pub mod security_headers;
 pub mod server;
@@ -91,6 +93,7 @@ struct Contract;
 pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
     let (router, mut api) = OpenApiRouter::with_openapi(Contract::openapi())
         .routes(routes!(ingest::events).layer(unzip()))
+        .routes(routes!(records::records).layer(unzip()))
         .routes(routes!(usage::usage))
         .routes(routes!(stream::usage_stream))
         .routes(routes!(calls::call))

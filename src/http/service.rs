@@ -11,6 +11,7 @@ use super::gate::{Gate, IngestLimits};
 use super::gatekeeper::Gatekeeper;
 use super::health::Readiness;
 use super::problem::{Code, Problem};
+use super::records::Sequencer;
 use super::sources::Sources;
 use super::watchers::Watchers;
 use crate::log::Log;
@@ -34,6 +35,8 @@ pub struct Service {
     pub gate: Arc<Gate>,
     /// How each producer fares.
     pub sources: Sources,
+    /// Appends records for everyone, one request after the other.
+    pub sequencer: Sequencer,
     /// Ends streams and long polls when the service shuts down.
     pub closing: CancellationToken,
     /// When it calls itself ready.
@@ -48,6 +51,7 @@ impl Service {
             watchers: Watchers::new(&running),
             gate: Arc::new(Gate::new(IngestLimits::default(), &running.data)),
             sources: Sources::default(),
+            sequencer: Sequencer::new(&running),
             running,
             gatekeeper,
             backup_root: None,

@@ -164,6 +164,11 @@ impl Watchers {
         }
     }
 
+    /// Accounts and forms that are watched by anybody.
+    pub fn watched(&self) -> usize {
+        self.hubs.iter().map(|hub| hub.entries.lock().watched.len()).sum()
+    }
+
     /// Watches an account. `None`: there is no such partition.
     pub fn watch(&self, live: &Live, account: &str, form: Form) -> Option<Watch> {
         let hub = Arc::clone(self.hubs.get(live.number as usize)?);

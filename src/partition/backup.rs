@@ -234,6 +234,7 @@ impl Manifest {
 mod decimal {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]
     pub(super) fn serialize<S: Serializer>(value: &u64, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(value)
     }
@@ -331,15 +332,29 @@ fn make(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Manifest, BackupError> {
     check_empty(to)?;
-    folder(&to.join("store"))?;
-    {
-        // Else retention could remove what a store has folded since its copy, and the copy needs again.
-        let _kept = log.hold();
-        for (number, store) in stores.into_iter().enumerate() {
-            store.checkpoint(&store_path(to, number as u32))?;
+    let made = copy(log, stores, to).and_then(|()| describe(log, to, progress));
+    if made.is_err() {
+        // The folder was empty: what is in it is ours, and holds room on the disk.
+        for name in ["store", "log"] {
+            let _ = std::fs::remove_dir_all(to.join(name));
         }
-        log.checkpoint(&log_path(to))?;
     }
+    made
+}
+
+/// The stores, then the log.
+fn copy(log: &LocalLog, stores: Vec<Arc<Rocks>>, to: &Path) -> Result<(), BackupError> {
+    folder(&to.join("store"))?;
+    // Else retention could remove what a store has folded since its copy, and the copy needs again.
+    let _kept = log.hold();
+    for (number, store) in stores.into_iter().enumerate() {
+        store.checkpoint(&store_path(to, number as u32))?;
+    }
+    Ok(log.checkpoint(&log_path(to))?)
+}
+
+/// Reads the copies and writes the manifest.
+fn describe(log: &LocalLog, to: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Manifest, BackupError> {
     let partitions = standings(to)?;
     let mut paths = Vec::new();
     let total = files_below(to, &mut paths)?;
@@ -375,7 +390,7 @@ fn make(
 
 /// Reads back from the copies where they stand; nothing is written there.
 fn standings(backup: &Path) -> Result<Vec<PartitionStanding>, BackupError> {
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::at(backup.join("reading"))?;
     let log = LocalLog::open_beside(&log_path(backup), &scratch.0.join("log"))?;
     let budget = Budget::new(8 << 20, 8 << 20);
     let mut standings = Vec::new();

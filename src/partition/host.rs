@@ -24,13 +24,17 @@ pub struct Host {
     _scratch: Option<Scratch>,
 }
 
-/// A folder of its own under the system's temporary folder, removed when it is let go.
+/// A folder of its own, removed when it is let go.
 pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
-    pub(super) fn new() -> Result<Self, PartitionError> {
+    /// Below the system's temporary folder.
+    fn new() -> Result<Self, PartitionError> {
         let stamp = chrono::Utc::now().timestamp_nanos_opt().unwrap_or_default();
-        let path = std::env::temp_dir().join(format!("reckon-reader-{}-{stamp}", std::process::id()));
+        Self::at(std::env::temp_dir().join(format!("reckon-reader-{}-{stamp}", std::process::id())))
+    }
+
+    pub(super) fn at(path: PathBuf) -> Result<Self, PartitionError> {
         folder(&path)?;
         Ok(Self(path))
     }

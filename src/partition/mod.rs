@@ -73,7 +73,7 @@ pub struct Settings {
     pub commit_ms: u64,
     /// Bytes in write buffers after which they are flushed.
     pub flush_bytes: u64,
-    /// Wall milliseconds after which write buffers are flushed.
+    /// Wall milliseconds after which write buffers are flushed, unless next to nothing is in them.
     pub flush_ms: u64,
     /// Log time that a settled call stays in memory, since its usage often comes then.
     pub hold_ms: Ms,

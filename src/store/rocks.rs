@@ -195,6 +195,9 @@ fn family(name: &str, budget: &Budget) -> ColumnFamilyDescriptor {
     ColumnFamilyDescriptor::new(name, options)
 }
 
+/// Tables that a partition's store keeps open.
+const OPEN_FILES_MAX: i32 = 1_024;
+
 fn options(budget: &Budget) -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
@@ -203,7 +206,8 @@ fn options(budget: &Budget) -> Options {
     options.set_write_buffer_manager(&budget.buffers);
     options.set_allow_concurrent_memtable_write(false);
     options.set_max_background_jobs(2);
-    options.set_max_open_files(-1);
+    // Packed calls are many files, most of them never asked for again.
+    options.set_max_open_files(OPEN_FILES_MAX);
     options.enable_statistics();
     options.set_statistics_level(rocksdb::statistics::StatsLevel::ExceptDetailedTimers);
     options.set_keep_log_file_num(2);

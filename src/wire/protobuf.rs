@@ -302,6 +302,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
+    use crate::model::event::Cause;
     use crate::wire::pb;
 
     fn event() -> pb::CallEvent {
@@ -356,7 +357,7 @@ mod tests {
         assert_eq!((event.attempt, event.seq), (2, u64::MAX));
         assert_eq!(
             event.end.map(|e| (e.cause, e.upstream_status)),
-            Some((crate::model::event::Cause::Completed, u16::MAX))
+            Some((Cause::Completed, u16::MAX))
         );
         assert_eq!(event.usage[0].value, 412);
         assert_eq!(event.usage[0].scale, 0);

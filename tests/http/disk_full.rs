@@ -14,6 +14,18 @@ use crate::traffic::{Address, Client, Ledger, Sums, agent, post};
 /// Larger than what the service keeps free before it refuses events.
 const SIZE: &str = "size=640m";
 
+/// The client that only looks whether events are taken.
+const PROBE: u64 = 9;
+
+const SETTINGS: [&str; 6] = [
+    "--set",
+    "fold.flush_ms=1000",
+    "--set",
+    "fold.commit_ms=20",
+    "--set",
+    "telemetry.log_filter=error",
+];
+
 /// A file system in memory; taken down when it is let go.
 struct Mounted<'a>(&'a Path);
 
@@ -52,6 +64,23 @@ fn wait_until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Every account comes to what was acknowledged.
+fn settled(served: &Served, ledger: &Ledger, now: &str) {
+    let (agent, (probed, probe)) = (agent(), Client::new(PROBE, now).batch(1).first());
+    for (account, mut sums) in ledger.acknowledged() {
+        // The probe's call was taken in the end, before there was no room or after.
+        if probed == account {
+            sums += probe;
+        }
+        let path = format!("{}/v1/accounts/{account}/usage?period={}", served.base, &now[..7]);
+        wait_until(&format!("{account} comes to {sums:?}"), Duration::from_secs(30), || {
+            let mut answer = agent.get(&path).call().expect("an answer");
+            let text = answer.body_mut().read_to_string().expect("a body");
+            answer.status() == 200 && Sums::of_usage(&serde_json::from_str(&text).expect("JSON")) == sums
+        });
+    }
+}
+
 #[test]
 fn a_full_disk_stops_nothing_for_good() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -62,7 +91,7 @@ fn a_full_disk_stops_nothing_for_good() {
     let (data, filler) = (folder.path().join("data"), folder.path().join("filler"));
     let data_text = data.to_str().expect("a path");
     reckon(&["init", "--data", data_text, "--partitions", "2"]);
-    let served = Served::start(&data, &["--set", "fold.flush_ms=1000", "--set", "fold.commit_ms=20"]);
+    let mut served = Served::start(&data, &SETTINGS);
     let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
     let (address, ledger, stop) = (Address::default(), Ledger::default(), AtomicBool::new(false));
     address.set(&served.base);
@@ -73,7 +102,11 @@ fn a_full_disk_stops_nothing_for_good() {
             scope.spawn(move || post(&mut Client::new(n, now), address, ledger, 200, stop));
         }
         let probe = || {
-            let answer = served.post("/v1/events", "application/x-ndjson", Client::new(9, &now).batch(1).body);
+            let answer = served.post(
+                "/v1/events",
+                "application/x-ndjson",
+                Client::new(PROBE, &now).batch(1).body,
+            );
             if answer.status == 429 {
                 assert_eq!(answer.json()["code"], "disk_low", "{}", answer.text);
                 assert!(!answer.header("retry-after").is_empty());
@@ -95,28 +128,15 @@ fn a_full_disk_stops_nothing_for_good() {
             });
             println!("round {round}: {} events acknowledged", ledger.events());
         }
+        assert_eq!(probe(), 200);
         stop.store(true, Ordering::Relaxed);
     });
     assert!(refused.load(Ordering::Relaxed) > 0);
-    let agent = agent();
-    for (account, mut sums) in ledger.acknowledged() {
-        let path = format!("{}/v1/accounts/{account}/usage?period={}", served.base, &now[..7]);
-        let usage = || {
-            let mut answer = agent.get(&path).call().expect("an answer");
-            let text = answer.body_mut().read_to_string().expect("a body");
-            (answer.status() == 200).then(|| Sums::of_usage(&serde_json::from_str(&text).expect("JSON")))
-        };
-        // The probe's call, if it was taken, is its own account's.
-        let (probed, probe) = Client::new(9, &now).batch(1).first();
-        if probed == account {
-            sums += probe;
-        }
-        wait_until(
-            &format!("{account} comes to {sums:?}, not {:?}", usage()),
-            Duration::from_secs(30),
-            || usage() == Some(sums),
-        );
-    }
+    settled(&served, &ledger, &now);
+    // What was acknowledged while there was no room is there after a crash too.
+    served.kill();
+    let served = Served::start(&data, &SETTINGS);
+    settled(&served, &ledger, &now);
     assert!(served.stop().success());
     let replayed = reckon(&["replay", "--data", data_text]);
     assert!(replayed.contains("are identical"), "{replayed}");

@@ -21,6 +21,9 @@ use crate::wire::pb;
 /// Height of the chart in its own units.
 const CHART_HEIGHT: u32 = 100;
 
+/// Reasons that are shown at once; the others are a click away.
+const REASONS_SHOWN: usize = 5;
+
 /// A line of the table of charges.
 #[derive(Clone, Debug)]
 pub struct ChargeLine {
@@ -82,6 +85,35 @@ pub struct Verdicts {
     count: i64,
 }
 
+/// Calls that are charged, or that aren't, by what they came to.
+#[derive(Clone, Debug, Default)]
+pub struct Reasons {
+    /// How many calls.
+    pub calls: String,
+    /// The most frequent.
+    pub first: Vec<Verdicts>,
+    /// The others.
+    pub rest: Vec<Verdicts>,
+}
+
+impl Reasons {
+    fn of(mut all: Vec<Verdicts>) -> Self {
+        all.sort_by_key(|v| std::cmp::Reverse(v.count));
+        // A single one isn't worth opening for.
+        let first = if all.len() <= REASONS_SHOWN + 1 {
+            all.len()
+        } else {
+            REASONS_SHOWN
+        };
+        let rest = all.split_off(first);
+        Self {
+            calls: figures::count(all.iter().chain(&rest).map(|v| v.count).sum()),
+            first: all,
+            rest,
+        }
+    }
+}
+
 /// A quantity by name.
 #[derive(Clone, Debug)]
 pub struct Counted {
@@ -123,7 +155,9 @@ pub struct Bill {
     /// What closed periods owe more or less, on this period's statement.
     pub adjustments: Vec<Charges>,
     /// What this closed period owes more or less since.
-    pub owed: Option<Charges>,
+    pub owed: Vec<Charges>,
+    /// What that comes to.
+    pub owed_total: Money,
     /// Charged usage without a price.
     pub unpriced: Vec<Counted>,
     /// Every day of the period.
@@ -135,13 +169,9 @@ pub struct Bill {
     /// Width of the chart in its own units.
     pub width: usize,
     /// Calls that are charged.
-    pub charged: Vec<Verdicts>,
-    /// How many.
-    pub charged_calls: String,
+    pub charged: Reasons,
     /// Calls that are not.
-    pub uncharged: Vec<Verdicts>,
-    /// How many.
-    pub uncharged_calls: String,
+    pub uncharged: Reasons,
     /// What was used in them.
     pub uncharged_usage: Vec<Counted>,
 }
@@ -345,16 +375,15 @@ impl Bill {
             partition: found.standing.partition,
             products: Vec::new(),
             adjustments: Vec::new(),
-            owed: None,
+            owed: Vec::new(),
+            owed_total: Money::default(),
             unpriced: Vec::new(),
             days: Vec::new(),
             highest: String::new(),
             bars_are_calls: false,
             width: 0,
-            charged: Vec::new(),
-            charged_calls: String::new(),
-            uncharged: Vec::new(),
-            uncharged_calls: String::new(),
+            charged: Reasons::default(),
+            uncharged: Reasons::default(),
             uncharged_usage: Vec::new(),
         };
         match &found.statement {
@@ -378,9 +407,11 @@ impl Bill {
                 bill.closed(currency, statement.as_deref());
                 let lines = owed.iter().map(|l| {
                     let amount = Some(l.amount);
-                    Raw::of(String::new(), &l.key, l.quantity, amount, amount)
+                    Raw::of(l.key.product.clone(), &l.key, l.quantity, amount, amount)
                 });
-                bill.owed = charges(currency, lines.collect()).pop();
+                bill.owed = charges(currency, lines.collect());
+                let sum = owed.iter().try_fold(Decimal::ZERO, |sum, l| sum.checked_add(l.amount));
+                bill.owed_total = figures::money(currency, sum);
             }
         }
         bill.count_calls(usage);
@@ -443,27 +474,24 @@ impl Bill {
                 .entry((words::is_charged(outcome, reason), reason))
                 .or_default() += count;
         }
-        let mut sums = [0, 0];
+        let [mut charged_ones, mut uncharged_ones] = [Vec::new(), Vec::new()];
         for ((charged, reason), count) in by_reason.into_iter().filter(|(_, count)| *count != 0) {
             let (title, sentence) = words::reason(reason, charged);
-            let verdicts = Verdicts {
+            let to = if charged {
+                &mut charged_ones
+            } else {
+                &mut uncharged_ones
+            };
+            to.push(Verdicts {
                 calls: figures::count(count),
                 title,
                 sentence,
                 code: reason.as_str(),
                 count,
-            };
-            sums[usize::from(charged)] += count;
-            if charged {
-                self.charged.push(verdicts);
-            } else {
-                self.uncharged.push(verdicts);
-            }
+            });
         }
-        self.charged.sort_by_key(|v| std::cmp::Reverse(v.count));
-        self.uncharged.sort_by_key(|v| std::cmp::Reverse(v.count));
-        self.uncharged_calls = figures::count(sums[0]);
-        self.charged_calls = figures::count(sums[1]);
+        self.charged = Reasons::of(charged_ones);
+        self.uncharged = Reasons::of(uncharged_ones);
         let mut unbilled: BTreeMap<&str, i128> = BTreeMap::new();
         let of_unbilled = usage
             .sums

@@ -103,9 +103,9 @@ struct Ending {
 impl Ending {
     fn seen(&self, zone: Zone) -> Seen {
         let what = if self.phase == "ended" {
-            "The call ended".to_owned()
+            "saw the call end".to_owned()
         } else {
-            format!("Attempt {} ended", self.attempt)
+            format!("saw attempt {} end", self.attempt)
         };
         let mut more: Vec<String> = Vec::new();
         more.extend(words::progress(&self.progress).map(str::to_owned));

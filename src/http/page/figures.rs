@@ -42,6 +42,9 @@ pub fn money(currency: Currency, amount: Option<Decimal>) -> Money {
 /// A price for so many units, never rounded.
 pub fn unit_price(currency: Currency, price: Decimal, per: u64) -> String {
     let price = price.normalize();
+    if price.is_zero() {
+        return "free".to_owned();
+    }
     let places = (currency.minor_places()).max(price.scale()) as usize;
     let price = signed(&format!("{price:.places$}"));
     match per {
@@ -134,6 +137,7 @@ mod tests {
         assert_eq!(price("15", 1_000_000), "15.00 per million");
         assert_eq!(price("0.0004", 1), "0.0004 each");
         assert_eq!(price("0.50", 1_000), "0.50 per thousand");
+        assert_eq!(price("0.00", 1), "free");
     }
 
     #[test]

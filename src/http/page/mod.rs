@@ -125,8 +125,9 @@ struct CallPage<'a> {
 #[template(path = "refusal.html")]
 struct RefusalPage<'a> {
     frame: Frame,
-    detail: &'a str,
-    cure: &'a str,
+    /// The id in question.
+    subject: Option<&'a str>,
+    sentence: &'a str,
     /// Where one may go instead: the address, and its name.
     back: Option<(&'a str, &'a str)>,
 }
@@ -152,19 +153,25 @@ fn page(status: StatusCode, page: &impl Template) -> Response {
 /// A problem, told to a person.
 pub struct Refusal {
     problem: Problem,
+    subject: Option<String>,
     back: Option<(String, String)>,
 }
 
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
-        Self { problem, back: None }
+        Self {
+            problem,
+            subject: None,
+            back: None,
+        }
     }
 }
 
 impl Refusal {
-    fn back(problem: Problem, account: &str) -> Self {
+    fn back(problem: Problem, subject: &str, account: &str) -> Self {
         Self {
             problem,
+            subject: Some(subject.to_owned()),
             back: Some((account_path(account), format!("Charges of {account}"))),
         }
     }
@@ -173,15 +180,15 @@ impl Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let code = self.problem.code;
-        let mut response = page(
-            code.status(),
-            &RefusalPage {
-                frame: Frame::new(code.title().to_owned()),
-                detail: &self.problem.detail,
-                cure: code.cure(),
-                back: self.back.as_ref().map(|(path, name)| (path.as_str(), name.as_str())),
-            },
-        );
+        let own = format!("{}. What helps: {}.", self.problem.detail, code.cure());
+        let (title, sentence) = words::refusal(code).unwrap_or((code.title(), &own));
+        let refusal = RefusalPage {
+            frame: Frame::new(title.to_owned()),
+            subject: self.subject.as_deref(),
+            sentence,
+            back: self.back.as_ref().map(|(path, name)| (path.as_str(), name.as_str())),
+        };
+        let mut response = page(code.status(), &refusal);
         if let Some(seconds) = self.problem.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
@@ -273,12 +280,12 @@ async fn account(
 ) -> Result<Response, Refusal> {
     caller.may_read(&account)?;
     let wanted = params.period.as_deref().map(|p| month("period", p)).transpose();
-    let wanted = wanted.map_err(|problem| Refusal::back(problem, &account))?;
+    let wanted = wanted.map_err(|problem| Refusal::back(problem, "period", &account))?;
     let live = service.partition_of(&account, None).await?;
     let of = account.clone();
     let found = read(move || shown(&live, &of, wanted)).await?;
     let shown = found.map_err(|problem| match problem.code {
-        Code::PeriodUnknown => Refusal::back(problem, &account),
+        Code::PeriodUnknown => Refusal::back(problem, params.period.as_deref().unwrap_or_default(), &account),
         _ => Refusal::from(problem),
     })?;
     let beside = |month: Month| Beside {
@@ -351,7 +358,7 @@ async fn one_call(
     };
     let explained = explained.ok_or_else(|| {
         let detail = format!("account {account:?} has no call {call:?} that is remembered");
-        Refusal::back(Problem::new(Code::CallUnknown, detail), &account)
+        Refusal::back(Problem::new(Code::CallUnknown, detail), &call, &account)
     })?;
     let view = CallView::of(explained, zone);
     Ok(page(

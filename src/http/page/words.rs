@@ -1,5 +1,6 @@
 //! Codes in plain words, for a customer who has never heard of Reckon.
 
+use crate::http::problem::Code;
 use crate::model::outcome::{Outcome, Reason};
 
 /// Whether calls of this verdict are charged; a stored answer that is served again is a success that isn't.
@@ -111,6 +112,31 @@ pub fn reason(reason: Reason, charged: bool) -> (&'static str, &'static str) {
             "The provider looked at the call and decided not to charge it.",
         ),
     }
+}
+
+/// A refusal: a title, and a sentence that says what helps. `None`: the problem's own words have to do.
+pub fn refusal(code: Code) -> Option<(&'static str, &'static str)> {
+    Some(match code {
+        Code::AccountUnknown => (
+            "Nothing here yet",
+            "No usage has been recorded for this account. Check the address; the page appears with the first call.",
+        ),
+        Code::CallUnknown => (
+            "No such call",
+            "Nothing is known of a call with this id. Check that it is whole; some weeks after a call its details are \
+             let go and only the sums remain.",
+        ),
+        Code::PeriodUnknown => ("Nothing in this month", "The account had no usage then."),
+        Code::Forbidden => (
+            "Not your account",
+            "Your sign-in doesn’t cover this page. Sign in again with a token for this account.",
+        ),
+        Code::NotServed | Code::Behind | Code::ShuttingDown => (
+            "Back in a moment",
+            "The service is starting or stopping. Load the page again in a few seconds.",
+        ),
+        _ => return None,
+    })
 }
 
 /// What is counted.
