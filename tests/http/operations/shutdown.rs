@@ -1,5 +1,6 @@
 //! The end: by a signal, in order, in time, with nothing acknowledged lost.
 
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -68,9 +69,10 @@ fn post_until_the_end(base: &str, account: &str, acknowledged: &AtomicU64) -> (u
     let agent = Served::agent();
     let (mut durable, mut sent) = (0, 0);
     loop {
-        let batch: String = (0..20)
-            .map(|n| format!("{}\n", event(account, &format!("c-{}", sent + n), 3)))
-            .collect();
+        let mut batch = String::new();
+        for n in sent..sent + 20 {
+            writeln!(batch, "{}", event(account, &format!("c-{n}"), 3)).expect("written");
+        }
         sent += 20;
         let answer = agent
             .post(format!("{base}/v1/events"))
@@ -82,8 +84,10 @@ fn post_until_the_end(base: &str, account: &str, acknowledged: &AtomicU64) -> (u
                 acknowledged.fetch_add(20, Ordering::Relaxed);
             }
             // Turned away because it ends, or gone.
-            Ok(answer) if answer.status() == 503 => return (durable, sent),
-            Ok(answer) => panic!("{}", answer.status()),
+            Ok(answer) => {
+                assert_eq!(answer.status(), 503);
+                return (durable, sent);
+            }
             Err(_) => return (durable, sent),
         }
     }
