@@ -19,6 +19,9 @@ use crate::partition::running::Running;
 /// How often what histograms were given is sorted into their buckets.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 
+/// How long reads that nobody waits for any more may go on at the end.
+const READS_END: Duration = Duration::from_secs(1);
+
 /// Serve: take events over HTTP, fold them, answer reads
 #[derive(Debug, Args)]
 #[command(
@@ -63,8 +66,8 @@ impl Serve {
         server::raise_file_limit();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let result = runtime.block_on(serve(&config));
-        // Reads that wait for the disk may still be under way; nobody waits for them any more.
-        runtime.shutdown_background();
+        // Reads whose clients have left may still wait for the disk; they hold the stores, which are closed with the last one.
+        runtime.shutdown_timeout(READS_END);
         result
     }
 }
@@ -83,7 +86,7 @@ async fn serve(config: &Config) -> Result<(), CliError> {
         name = ends.next() => {
             tracing::info!(signal = name, "ended while the stores were being opened");
             // What is being opened can't be waited for, and nothing is written by it.
-            std::process::exit(0);
+            leave_at_once(0);
         }
     };
     let answered = answer(config, &running, ends, began).await;
@@ -169,8 +172,13 @@ async fn end(service: Arc<Service>, mut ends: Ends, unready: Duration) {
         () = hurry => {}
         () = orderly => {}
     }
-    let code = u8::from(service.running.failed().borrow().is_some());
-    std::process::exit(code.into());
+    leave_at_once(service.running.failed().borrow().is_some().into());
+}
+
+/// Ends the process under its threads: without what C++ does at an orderly exit, which would take RocksDB's locks away from
+/// those that still hold them.
+fn leave_at_once(code: i32) -> ! {
+    signal_hook::low_level::exit(code)
 }
 
 /// Commits, delivers, puts on disk, closes: on a thread that may wait.

@@ -72,6 +72,7 @@ pub const METRICS: &[Metric] = &[
     metric("reckon_http_request_seconds", Histogram, &["route", "method"], "Time until the head of the answer was ready; of streams and long polls too"),
     metric("reckon_http_requests_in_progress", Gauge, &[], "Requests whose answer's head isn't ready"),
     metric("reckon_streams_open", Gauge, &[], "Streams of live totals that are being followed"),
+    metric("reckon_stream_messages_computed_total", Counter, &[], "Messages of live totals computed: once for all who follow the same"),
     metric("reckon_ingest_events_total", Counter, &["result"], "Events posted: accepted (durable), or refused before the log, by reason"),
     metric("reckon_ingest_in_flight_bytes", Gauge, &[], "Bodies of requests that aren't durable yet"),
     metric("reckon_source_events_total", Counter, &["source"], "Events accepted, by producer as they name it; past 200 producers: other"),

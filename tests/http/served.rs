@@ -67,23 +67,28 @@ impl Served {
 
     /// Serves a data folder on a free port of the loopback address.
     pub fn start(data: &Path, more: &[&str]) -> Self {
+        Self::start_logging(data, more, Stdio::inherit())
+    }
+
+    /// The same, with its log lines to another place.
+    pub fn start_logging(data: &Path, more: &[&str], lines: Stdio) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_reckon"))
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .args(more)
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(lines)
             .spawn()
             .expect("reckon serve starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        let mut printed = BufReader::new(child.stdout.take().expect("its output")).lines();
         let base = loop {
-            let line = lines.next().expect("serve says where it listens").expect("a line");
+            let line = printed.next().expect("serve says where it listens").expect("a line");
             if let Some(base) = line.strip_prefix("listening on ") {
                 break base.to_owned();
             }
         };
         // Whatever else it prints must not fill the pipe.
-        std::thread::spawn(move || lines.for_each(drop));
+        std::thread::spawn(move || printed.for_each(drop));
         Self { child, base }
     }
 

@@ -2,6 +2,7 @@
 
 mod configuration;
 mod deployment;
+mod lines;
 mod scrape;
 mod shutdown;
 mod start;

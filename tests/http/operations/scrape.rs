@@ -6,21 +6,22 @@ use reckon::http::metrics::{Kind, METRICS};
 
 use super::deployment::promtool;
 use crate::reads::history;
-use crate::served::{Answer, Served};
+use crate::served::{Answer, Served, reckon};
 
-/// A sample's name with its labels, and its value.
-pub fn samples(text: &str) -> BTreeMap<String, f64> {
+/// A sample's name with its labels, and its value in whole numbers.
+fn samples(text: &str) -> BTreeMap<String, i64> {
     let lines = text.lines().filter(|l| !l.is_empty() && !l.starts_with('#'));
     let mut samples = BTreeMap::new();
     for line in lines {
         let (name, value) = line.rsplit_once(' ').expect("a value");
-        samples.insert(name.to_owned(), value.parse().expect("a number"));
+        let value: f64 = value.parse().expect("a number");
+        samples.insert(name.to_owned(), value as i64);
     }
     samples
 }
 
 /// The sum of a metric's samples whose labels hold `label`.
-pub fn sum(samples: &BTreeMap<String, f64>, name: &str, label: &str) -> f64 {
+fn sum(samples: &BTreeMap<String, i64>, name: &str, label: &str) -> i64 {
     let of = |key: &str| key.split('{').next() == Some(name) && key.contains(label);
     samples.iter().filter(|(key, _)| of(key)).map(|(_, value)| value).sum()
 }
@@ -39,6 +40,12 @@ fn every_metric_of_the_table_is_there_and_no_other() {
     assert_eq!(served.get("/v1/accounts/acme/usage").status, 200);
     assert_eq!(served.get("/v1/accounts/nobody/usage").status, 404);
     assert_eq!(served.get("/nowhere").status, 404);
+    let started = r#"{"account_id": "acme", "call_id": "c-9", "phase": "started", "occurred_at": "2026-09-03T00:00:00Z", "source": "gw"}"#;
+    let posted = served.post("/v1/events", "application/x-ndjson", format!("{started}\nnonsense\n"));
+    assert_eq!(
+        (posted.json()["accepted"].as_u64(), posted.json()["refused"].as_u64()),
+        (Some(1), Some(1))
+    );
     let answer = scrape(&served);
     assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"));
     promtool(&["check", "metrics"], &answer.text);
@@ -77,7 +84,12 @@ fn every_metric_of_the_table_is_there_and_no_other() {
     for name in types.keys() {
         assert!(known.contains(name.as_str()), "{name} isn't in the table");
     }
-    for (sample, _) in samples(&answer.text) {
+    let all = samples(&answer.text);
+    assert_eq!(all["reckon_ingest_events_total{result=\"accepted\"}"], 1);
+    assert_eq!(all["reckon_ingest_events_total{result=\"undecodable\"}"], 1);
+    assert_eq!(all["reckon_source_starts_total{source=\"gw\"}"], 1);
+    assert_eq!(all["reckon_source_refused_total{source=\"unnamed\"}"], 1);
+    for (sample, _) in all {
         let (name, labels) = sample.split_once('{').unwrap_or((&sample, ""));
         let metric = METRICS.iter().find(|m| {
             let rest = name.strip_prefix(m.name);
@@ -103,17 +115,17 @@ fn metrics_say_what_was_folded_also_after_a_restart() {
         let served = Served::start(data.as_ref(), &[]);
         let text = scrape(&served).text;
         let all = samples(&text);
-        assert_eq!(sum(&all, "reckon_events_folded_total", ""), 2.0);
-        assert_eq!(sum(&all, "reckon_verdicts_total", "reason=\"completed\""), 1.0);
-        assert_eq!(sum(&all, "reckon_verdicts_total", "reason=\"upstream_error\""), 1.0);
-        assert_eq!(sum(&all, "reckon_verdicts_total", ""), 2.0);
-        assert!(sum(&all, "reckon_outputs_total", "topic=\"statements\"") >= 1.0);
-        assert_eq!(sum(&all, "reckon_fold_lag_records", ""), 0.0);
-        assert_eq!(sum(&all, "reckon_accounts", ""), 1.0);
-        assert_eq!(sum(&all, "reckon_ready", ""), 1.0);
-        assert_eq!(sum(&all, "reckon_partition_failed", ""), 0.0);
-        assert!(sum(&all, "reckon_disk_free_bytes", "") > 0.0);
-        assert!(sum(&all, "process_resident_memory_bytes", "") > 1e6);
+        assert_eq!(sum(&all, "reckon_events_folded_total", ""), 2);
+        assert_eq!(sum(&all, "reckon_verdicts_total", "reason=\"completed\""), 1);
+        assert_eq!(sum(&all, "reckon_verdicts_total", "reason=\"upstream_error\""), 1);
+        assert_eq!(sum(&all, "reckon_verdicts_total", ""), 2);
+        assert!(sum(&all, "reckon_outputs_total", "topic=\"statements\"") >= 1);
+        assert_eq!(sum(&all, "reckon_fold_lag_records", ""), 0);
+        assert_eq!(sum(&all, "reckon_accounts", ""), 1);
+        assert_eq!(sum(&all, "reckon_ready", ""), 1);
+        assert_eq!(sum(&all, "reckon_partition_failed", ""), 0);
+        assert!(sum(&all, "reckon_disk_free_bytes", "") > 0);
+        assert!(sum(&all, "process_resident_memory_bytes", "") > 1_000_000);
         // Routes by pattern: an account's id is nobody's business here.
         assert_eq!(served.get("/v1/accounts/acme/usage").status, 200);
         let text = scrape(&served).text;
@@ -123,7 +135,7 @@ fn metrics_say_what_was_folded_also_after_a_restart() {
                 "reckon_http_requests_total",
                 "/usage\",method=\"GET\",status=\"200\""
             ),
-            1.0
+            1
         );
         assert!(!text.contains("acme"), "{text}");
         assert!(served.stop().success());
@@ -131,13 +143,39 @@ fn metrics_say_what_was_folded_also_after_a_restart() {
 }
 
 #[test]
-fn metrics_are_not_for_strangers_behind_a_proxy() {
+fn metrics_are_for_the_operator_and_for_this_machine() {
     let folder = tempfile::tempdir().expect("a folder");
-    let served = Served::ticks(&folder.path().join("data"), 1);
-    // Without keys whoever is let in is the operator; what counts here is that a proxied request isn't taken for a near one.
-    let proxied = served.get_with("/metrics", &[("x-forwarded-for", "203.0.113.9")]);
-    assert!([200, 403].contains(&proxied.status), "{}", proxied.status);
+    let data = folder.path().join("data");
+    let text = data.to_str().expect("a path");
+    let brought = ("x-forwarded-for", "203.0.113.9");
+    let served = Served::ticks(&data, 1);
     assert_eq!(served.get("/metrics").status, 200);
+    assert_eq!(served.get_with("/metrics", &[brought]).status, 403);
+    assert!(served.stop().success());
+
+    reckon(&["token", "key", "new", "--data", text]);
+    let issue = |scope: &[&str]| {
+        let token = reckon(
+            &[
+                &["token", "issue"],
+                scope,
+                &["--data", text, "--name", "me", "--for", "1h"],
+            ]
+            .concat(),
+        );
+        format!("Bearer {}", token.trim())
+    };
+    let (operator, account) = (issue(&["operator"]), issue(&["account", "--account", "acme"]));
+    let served = Served::start(&data, &[]);
+    // From this machine without a token: the scraper beside it. But a proxy brings strangers, and they need the operator's.
+    assert_eq!(served.get("/metrics").status, 200);
+    let status = |token: &str| served.get_with("/metrics", &[brought, ("authorization", token)]).status;
+    assert_eq!(served.get_with("/metrics", &[brought]).status, 401);
+    assert_eq!((status(&account), status(&operator)), (403, 200));
+    // Whoever asks whether it lives needs none.
+    assert_eq!(served.get_with("/healthz", &[brought]).status, 200);
+    assert_eq!(served.get_with("/readyz", &[brought]).status, 200);
+    assert!(served.stop().success());
 }
 
 #[test]
