@@ -29,7 +29,10 @@ impl Browser {
             .unwrap_or_else(|cause| panic!("chromedriver: {cause}; {CURE}"));
         let mut lines = BufReader::new(driver.stdout.take().expect("its output")).lines();
         let port = loop {
-            let line = lines.next().expect("chromedriver says where it listens").expect("a line");
+            let line = lines
+                .next()
+                .expect("chromedriver says where it listens")
+                .expect("a line");
             if let Some((_, port)) = line.split_once("started successfully on port ") {
                 break port.trim_end_matches('.').to_owned();
             }
@@ -46,14 +49,22 @@ impl Browser {
             agent,
         };
         // No sandbox: tests run as root in containers, on pages of their own.
-        let args = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"];
+        let args = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+        ];
         let wanted = json!({"capabilities": {"alwaysMatch": {
             "goog:chromeOptions": {"args": args},
             "goog:loggingPrefs": {"browser": "ALL"},
             "timeouts": {"script": 60_000, "pageLoad": 60_000},
         }}});
         let session = browser.post("", &wanted);
-        let id = session["sessionId"].as_str().unwrap_or_else(|| panic!("{session}; {CURE}"));
+        let id = session["sessionId"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{session}; {CURE}"));
         browser.session = format!("{}/{id}", browser.session);
         browser
     }
@@ -61,7 +72,12 @@ impl Browser {
     fn post(&self, path: &str, body: &Value) -> Value {
         let request = self.agent.post(format!("{}{path}", self.session));
         let mut response = request.send(body.to_string()).expect("chromedriver answers");
-        let body = response.body_mut().with_config().limit(64 << 20).read_to_vec().expect("a body");
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(64 << 20)
+            .read_to_vec()
+            .expect("a body");
         let answer: Value = serde_json::from_slice(&body).expect("JSON");
         assert_eq!(response.status(), 200, "{path}: {answer}; {CURE}");
         answer["value"].clone()
@@ -104,7 +120,10 @@ impl Browser {
     pub fn console(&self) -> Vec<String> {
         let entries = self.post("/se/log", &json!({"type": "browser"}));
         let entries = entries.as_array().cloned().unwrap_or_default();
-        entries.iter().map(|e| format!("{} {}", e["level"], e["message"])).collect()
+        entries
+            .iter()
+            .map(|e| format!("{} {}", e["level"], e["message"]))
+            .collect()
     }
 
     /// Takes a picture of the page's first so many lines of pixels, all of it at most.

@@ -5,3 +5,4 @@ mod page;
 mod reads;
 mod served;
 mod stream;
+mod watchers;

@@ -27,7 +27,11 @@ fn post_calls(served: &Served, account: &str, from: u32, count: u32) -> String {
     let answer = served.post("/v1/events", "application/json", Value::from(events).to_string());
     assert_eq!(answer.status, 200, "{}", answer.text);
     let body = answer.json();
-    let last = body["results"].as_array().and_then(|r| r.last()).cloned().expect("results");
+    let last = body["results"]
+        .as_array()
+        .and_then(|r| r.last())
+        .cloned()
+        .expect("results");
     format!("{}:{}", last["partition"], last["offset"].as_str().expect("an offset"))
 }
 
@@ -50,10 +54,19 @@ impl Watching {
             request = request.header("last-event-id", seen);
         }
         let response = request.call().expect("an answer");
-        let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let header = |name: &str| {
+            response
+                .headers()
+                .get(name)
+                .and_then(|v| v.to_str().ok())
+                .unwrap_or_default()
+        };
         assert_eq!(response.status().as_u16(), 200);
         assert_eq!(header("content-type"), "text/event-stream");
-        assert_eq!((header("cache-control"), header("x-accel-buffering")), ("no-store", "no"));
+        assert_eq!(
+            (header("cache-control"), header("x-accel-buffering")),
+            ("no-store", "no")
+        );
         assert_eq!(header("content-encoding"), "");
         Self {
             lines: BufReader::new(response.into_body().into_reader()).lines(),
@@ -98,7 +111,9 @@ impl Watching {
 fn quantity(body: &Value) -> u32 {
     let rows = body["rows"].as_array().expect("rows");
     let tokens = rows.iter().find(|r| r["meter"] == "output_tokens");
-    tokens.map_or(0, |r| r["quantity"].as_str().and_then(|q| q.parse().ok()).expect("a number"))
+    tokens.map_or(0, |r| {
+        r["quantity"].as_str().and_then(|q| q.parse().ok()).expect("a number")
+    })
 }
 
 const STREAM: &str = "/v1/accounts/acme/usage/stream";
@@ -157,7 +172,14 @@ fn reconnecting_never_shows_less_and_loses_nothing() {
         let mut watching = Watching::open(&served, STREAM, seen.as_deref());
         let first = watching.next().expect("a message");
         assert!(quantity(&first.body) >= before, "nothing older than what was seen");
-        seen = Some(if quantity(&first.body) < tokens { watching.until(tokens) } else { first }.id);
+        seen = Some(
+            if quantity(&first.body) < tokens {
+                watching.until(tokens)
+            } else {
+                first
+            }
+            .id,
+        );
         drop(watching);
         if round == 3 {
             // What was folded since the last commit is folded again; the client waits for what it has seen.
@@ -176,12 +198,21 @@ fn silence_is_filled_and_the_end_is_told() {
     let mut watching = Watching::open(&served, STREAM, None);
     let first = watching.next().expect("a message");
     let beat = watching.line().expect("a heartbeat");
-    assert!(beat.starts_with(": "), "nothing changed, so nothing but a comment comes: {beat}");
+    assert!(
+        beat.starts_with(": "),
+        "nothing changed, so nothing but a comment comes: {beat}"
+    );
     let silent = first.at.elapsed();
-    assert!(silent > Duration::from_secs(10) && silent < Duration::from_secs(25), "{silent:?}");
+    assert!(
+        silent > Duration::from_secs(10) && silent < Duration::from_secs(25),
+        "{silent:?}"
+    );
     let began = Instant::now();
     assert!(served.stop().success());
-    assert!(began.elapsed() < Duration::from_secs(5), "a watcher doesn't keep the service from ending");
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "a watcher doesn't keep the service from ending"
+    );
     assert!(watching.next().is_none());
 }
 
@@ -192,8 +223,7 @@ fn many_watchers_share_one_computation_and_all_get_the_last_totals() {
     let place = post_calls(&served, "acme", 0, 1);
     served.get(&format!("/v1/accounts/acme/usage?at_least={place}"));
     let mut many: Vec<Watching> = (0..200).map(|_| Watching::open(&served, STREAM, None)).collect();
-    let ids: std::collections::BTreeSet<String> =
-        many.iter_mut().map(|w| w.next().expect("a message").id).collect();
+    let ids: std::collections::BTreeSet<String> = many.iter_mut().map(|w| w.next().expect("a message").id).collect();
     assert_eq!(ids.len(), 1, "all share one computation");
     // Half of them leave; the others go on.
     many.truncate(100);
@@ -217,7 +247,11 @@ fn what_cant_be_streamed_is_refused() {
     let answers = &api["paths"]["/v1/accounts/{account}/usage/stream"]["get"]["responses"];
     assert!(answers["200"]["content"]["text/event-stream"].is_object());
     assert!(
-        api["paths"].as_object().expect("paths").keys().all(|p| p.starts_with("/v1") || !p.starts_with("/accounts")),
+        api["paths"]
+            .as_object()
+            .expect("paths")
+            .keys()
+            .all(|p| p.starts_with("/v1") || !p.starts_with("/accounts")),
         "pages are no part of the contract"
     );
 }

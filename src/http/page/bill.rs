@@ -321,9 +321,7 @@ fn charges(currency: Currency, lines: Vec<Raw<'_>>) -> Vec<Charges> {
 }
 
 fn adjustment_name(product: &str, month: &str) -> String {
-    let month = month
-        .parse()
-        .map_or_else(|_| month.to_owned(), figures::month_name);
+    let month = month.parse().map_or_else(|_| month.to_owned(), figures::month_name);
     if product.is_empty() {
         month
     } else {
@@ -472,12 +470,18 @@ impl Bill {
         // A reason is shown once, though policies of different times may have given it two outcomes.
         let mut by_reason: BTreeMap<(bool, Reason), i64> = BTreeMap::new();
         for ((outcome, reason), count) in counts {
-            *by_reason.entry((words::is_charged(outcome, reason), reason)).or_default() += count;
+            *by_reason
+                .entry((words::is_charged(outcome, reason), reason))
+                .or_default() += count;
         }
         let [mut charged_ones, mut uncharged_ones] = [Vec::new(), Vec::new()];
         for ((charged, reason), count) in by_reason.into_iter().filter(|(_, count)| *count != 0) {
             let (title, sentence) = words::reason(reason, charged);
-            let to = if charged { &mut charged_ones } else { &mut uncharged_ones };
+            let to = if charged {
+                &mut charged_ones
+            } else {
+                &mut uncharged_ones
+            };
             to.push(Verdicts {
                 calls: figures::count(count),
                 title,

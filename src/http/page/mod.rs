@@ -324,7 +324,11 @@ struct LookUp {
     id: String,
 }
 
-async fn look_up(caller: Caller, Places(account): Places<String>, Params(params): Params<LookUp>) -> Result<Response, Refusal> {
+async fn look_up(
+    caller: Caller,
+    Places(account): Places<String>,
+    Params(params): Params<LookUp>,
+) -> Result<Response, Refusal> {
     caller.may_read(&account)?;
     let path = account_path(&account);
     // Ids never begin or end with what a paste brings along.

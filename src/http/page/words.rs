@@ -72,12 +72,24 @@ pub fn reason(reason: Reason, charged: bool) -> (&'static str, &'static str) {
             "Request turned away",
             "The request was invalid or not allowed, so nothing was run.",
         ),
-        (Reason::Overloaded, _) => ("Service overloaded", "The service had no capacity left for the request."),
-        (Reason::InBandError, _) => ("Error within the answer", "The answer began, but ended with an error message."),
+        (Reason::Overloaded, _) => (
+            "Service overloaded",
+            "The service had no capacity left for the request.",
+        ),
+        (Reason::InBandError, _) => (
+            "Error within the answer",
+            "The answer began, but ended with an error message.",
+        ),
         (Reason::UpstreamError, _) => ("Service error", "The service answered with an error."),
-        (Reason::UpstreamBroken, _) => ("Answer broke off", "The service's connection broke in the middle of the answer."),
+        (Reason::UpstreamBroken, _) => (
+            "Answer broke off",
+            "The service's connection broke in the middle of the answer.",
+        ),
         (Reason::UpstreamTimeout, _) => ("Service took too long", "The service didn't answer in time."),
-        (Reason::GatewayAborted, _) => ("Stopped by the gateway", "The gateway ended the call, as on a restart or a limit."),
+        (Reason::GatewayAborted, _) => (
+            "Stopped by the gateway",
+            "The gateway ended the call, as on a restart or a limit.",
+        ),
         (Reason::Truncated, _) => ("Answer incomplete", "The answer ended before its declared end."),
         (Reason::UpstreamFailed, _) => (
             "Answer failed at its source",
@@ -91,8 +103,14 @@ pub fn reason(reason: Reason, charged: bool) -> (&'static str, &'static str) {
             "Outcome unknown",
             "No report says how the call ended in the time allowed; the doubt counts for you.",
         ),
-        (Reason::OperatorBilled, _) => ("Charged on review", "The provider looked at the call and decided that it is charged."),
-        (Reason::OperatorWaived, _) => ("Waived on review", "The provider looked at the call and decided not to charge it."),
+        (Reason::OperatorBilled, _) => (
+            "Charged on review",
+            "The provider looked at the call and decided that it is charged.",
+        ),
+        (Reason::OperatorWaived, _) => (
+            "Waived on review",
+            "The provider looked at the call and decided not to charge it.",
+        ),
     }
 }
 
@@ -197,7 +215,10 @@ mod tests {
             for charged in [true, false] {
                 let (title, sentence) = reason(of, charged);
                 assert!(!title.is_empty() && !title.contains('_'), "{of:?}: {title}");
-                assert!(sentence.ends_with('.') && sentence.matches('.').count() == 1, "{of:?}: {sentence}");
+                assert!(
+                    sentence.ends_with('.') && sentence.matches('.').count() == 1,
+                    "{of:?}: {sentence}"
+                );
                 for jargon in ["upstream", "edge", "verdict", "evidence", "idempotent"] {
                     assert!(!sentence.to_lowercase().contains(jargon), "{of:?}: {sentence}");
                 }
