@@ -26,10 +26,8 @@ clean-demo: ## remove the demo's data
 
 test: test-local ## the whole test suite (real Kafka joins here with the Kafka log)
 
-setup-tests: ## install what the tests need besides: Chromium and its driver
-	@scripts/setup --with-browser
-
-test-local: setup-tests ## the tests that need nothing but this machine
+test-local: ## the tests that need nothing but this machine
+	@scripts/setup --for-tests
 	@$(CARGO) test --release --locked --all-targets
 
 lint: setup ## formatting and clippy, warnings denied

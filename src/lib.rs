@@ -14,8 +14,10 @@
 //! | [`auditor`] | a second computation of calls and usage, written from the rules alone | share code with the machine |
 //! | [`store`] | one partition in RocksDB: every key in `keys.rs`, every value in `values.rs` | decide anything |
 //! | [`log`] | the ordered input and the outputs: in memory, and embedded on local disk | know what a record says |
-//! | [`partition`] | the shell around one machine: poll, decode, bring in, apply, commit, emit | know a rule |
+//! | [`partition`] | the shell around one machine: poll, decode, bring in, apply, commit, emit; reads beside it; backups | know a rule |
+//! | [`http`] | the service: events in, reads, streams, pages and outputs out; tokens, metrics | know a rule, or hold state that a bill hangs on |
 //! | [`workload`] | made-up and recorded traffic, by seed | |
+//! | [`config`] | how the service is set up, and where each value came from | change what a call costs |
 //! | [`cli`] | the commands | |
 //!
 //! # Flow
@@ -42,6 +44,26 @@
 //! close grace ([`machine::close`]): usage is frozen, rated ([`machine::rating`]) and put out as one `PeriodClosed`. What
 //! changes after is noticed at the next full hour and is a line of the next statement ([`machine::adjust`]).
 //!
+//! *An event's way through the service.* A handler of [`http`] reads the body as it comes, decodes each event once to refuse what
+//! can't be folded, and appends the rest as received in one durable write ([`log::local`] syncs once for all who wait); only
+//! then is it acknowledged. The partition's thread ([`partition::running`], [`partition::live`]) polls it from the log like any
+//! record. Nothing is handed from a handler to the fold but through the log.
+//!
+//! *A read's way.* The fold holds the partition's lock for half a millisecond at a time. A read takes, under that lock, copies of
+//! what memory holds of one account and a snapshot of the store, lets go, reads the snapshot ([`partition::account`]), and is
+//! answered with the partition, offset and clock at which it stands. Whoever follows an account's stream is told by one hub a
+//! partition, which looks at most four times a second which watched accounts have changed.
+//!
+//! | question | file |
+//! |---|---|
+//! | why was this call billed? | [`machine::verdict`] |
+//! | when does May close? | [`machine::close`] |
+//! | what is on disk? | [`store::keys`], [`log::local`] |
+//! | when is an event acknowledged? | [`log::local`] |
+//! | what may this token do? | [`http::caller`], [`http::gatekeeper`] |
+//! | what does a restart do? | [`partition::open`] |
+//! | what does a backup hold? | [`partition::backup`] |
+//!
 //! # Invariants, stated as absences
 //!
 //! * No verdict hangs on arrival order, copies, batch splits, commits, eviction or restarts (`tests/fold`).
@@ -52,6 +74,8 @@
 //! * No call is forgotten while an event for it can still be accepted (RULES §5).
 //! * No float, no clock, no hash order in what decides money; integers of 10^-9 and `rust_decimal`, rounded once a line.
 //! * No log record is removed that the flushed store still needs.
+//! * No event is acknowledged before it is durable; no read shows half a record; none waits for the fold longer than a commit.
+//! * No route answers without having asked who asks, but those that say whether the process lives.
 //!
 //! # The fold by hand
 //!
@@ -91,6 +115,8 @@
 pub mod auditor;
 #[cfg(feature = "store")]
 pub mod cli;
+#[cfg(feature = "store")]
+pub mod config;
 #[cfg(feature = "store")]
 pub mod http;
 #[cfg(feature = "store")]

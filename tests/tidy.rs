@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Lower layers first: a file may name those before its own, and its own.
-const LAYERS: [&str; 10] = [
+const LAYERS: [&str; 11] = [
     "model",
     "wire",
     "machine",
@@ -13,6 +13,7 @@ const LAYERS: [&str; 10] = [
     "partition",
     "http",
     "workload",
+    "config",
     "cli",
 ];
 

@@ -33,6 +33,7 @@ pub struct Bench {
 #[derive(Debug, Subcommand)]
 enum What {
     Fold(Fold),
+    Serve(super::bench_serve::BenchServe),
 }
 
 /// Events a second on one core, from their bytes to the committed store
@@ -324,6 +325,7 @@ impl Bench {
     pub(super) fn run(self, json: bool) -> Result<(), CliError> {
         match self.what {
             What::Fold(fold) => fold.run(json),
+            What::Serve(serve) => serve.run(json),
         }
     }
 }

@@ -1,17 +1,24 @@
 //! The commands. Each is a file; what they print is for people on a terminal, or JSON with `--json`.
 
 pub mod audit;
+pub mod backup;
 pub mod bench;
+pub mod bench_serve;
 pub mod check;
+pub mod config;
 pub mod demo;
 pub mod explain;
 pub mod export;
 pub mod import;
 pub mod init;
 pub mod inspect;
+pub mod logging;
+pub mod post;
 pub mod replay;
+pub mod restore;
 pub mod serve;
 pub mod terminal;
+pub mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +26,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use thiserror::Error;
 
+use crate::http::gatekeeper::GatekeeperError;
+use crate::http::token_keys::KeyError;
 use crate::log::LogError;
 use crate::partition::PartitionError;
 use crate::store::rocks::StoreError;
@@ -47,6 +56,11 @@ enum Command {
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
     Serve(serve::Serve),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
+    Config(config::ConfigCommand),
+    Token(token::Token),
+    Post(post::Post),
 }
 
 /// Where the log and the stores are.
@@ -74,6 +88,15 @@ pub enum CliError {
     /// A trace's.
     #[error(transparent)]
     Trace(#[from] crate::workload::azure::TraceError),
+    /// The keys of tokens.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The service would let in whom it shouldn't.
+    #[error(transparent)]
+    Gatekeeper(#[from] GatekeeperError),
+    /// A backup's.
+    #[error(transparent)]
+    Backup(#[from] crate::partition::backup::BackupError),
     /// The output is gone.
     #[error("standard output: {0}")]
     Output(#[from] std::io::Error),
@@ -118,6 +141,10 @@ const USAGE: u8 = 2;
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.json;
+    // The service sets up its own lines, as its settings say.
+    if !matches!(cli.command, Command::Serve(_)) {
+        logging::of_commands();
+    }
     let result = match cli.command {
         Command::Init(command) => command.run(json),
         Command::Demo(command) => command.run(json),
@@ -129,6 +156,11 @@ pub fn run() -> ExitCode {
         Command::Inspect(command) => command.run(json),
         Command::Bench(command) => command.run(json),
         Command::Serve(command) => command.run(),
+        Command::Backup(command) => command.run(json),
+        Command::Restore(command) => command.run(json),
+        Command::Config(command) => command.run(json),
+        Command::Token(command) => command.run(json),
+        Command::Post(command) => command.run(json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,70 +1,181 @@
-//! `reckon serve`: the service.
+//! `reckon serve`: the service, from its settings to its end.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 
-use super::{CliError, Data};
+use super::config::Given;
+use super::{CliError, logging};
+use crate::config::{Config, SHUTDOWN_MS};
 use crate::http::gatekeeper::Gatekeeper;
-use crate::http::server::{self, Limits};
 use crate::http::service::Service;
-use crate::partition::Settings;
+use crate::http::{metrics, process, server};
+use crate::log::Log;
 use crate::partition::running::Running;
-use crate::store::rocks::Budget;
+
+/// How often what histograms were given is sorted into their buckets.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
 
 /// Serve: take events over HTTP, fold them, answer reads
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  reckon serve --data ./reckon-data --listen 127.0.0.1:7070")]
+#[command(
+    after_help = "Example:\n  reckon serve --data ./reckon-data --listen 127.0.0.1:7070\n\nSIGTERM and SIGINT end it: \
+    /readyz says 503, connections are refused, requests under way come to their end, everything is committed and put on \
+    disk, in under 10 s. A second signal ends it at once; nothing acknowledged is lost. The exit code is 0, or 1 if it \
+    couldn't go on, or 2 if the settings don't hold."
+)]
 pub struct Serve {
     #[command(flatten)]
-    data: Data,
+    given: Given,
+}
 
-    /// Address to answer on; port 0 takes a free one and says which
-    #[arg(long, default_value = "127.0.0.1:7070")]
-    listen: SocketAddr,
+/// The signals that end the process.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 impl Serve {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let settings = Settings {
-            commit_events: 50_000,
-            commit_ms: 200,
-            ..Settings::default()
-        };
-        let running = Running::start(&self.data.data, &Budget::default(), &settings)?;
+        process::started();
+        let config = self.given.load()?.config;
+        logging::of_service(&config.telemetry)?;
+        metrics::install();
+        server::raise_file_limit();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let service = Arc::new(Service::new(Arc::clone(&running), Gatekeeper::default()));
-        let result = runtime.block_on(async {
-            let listener = tokio::net::TcpListener::bind(self.listen).await?;
-            println!("listening on http://{}", listener.local_addr()?);
-            let closing = service.closing.clone();
-            let told = closing.clone();
-            let mut failed = running.failed();
-            tokio::spawn(async move {
-                let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).ok();
-                let terminated = async {
-                    match terminate.as_mut() {
-                        Some(signal) => signal.recv().await,
-                        None => std::future::pending().await,
-                    }
-                };
-                tokio::select! {
-                    _ = tokio::signal::ctrl_c() => {}
-                    _ = terminated => {}
-                    _ = failed.wait_for(Option::is_some) => {}
-                }
-                told.cancel();
-            });
-            let router = crate::http::router(Arc::clone(&service));
-            server::serve(listener, router, &Limits::default(), closing).await;
-            Ok::<(), std::io::Error>(())
-        });
-        running.stop();
-        result?;
-        match running.failed().borrow().clone() {
-            Some(cause) => Err(CliError::Finding(cause)),
-            None => Ok(()),
+        let result = runtime.block_on(serve(&config));
+        // Reads that wait for the disk may still be under way; nobody waits for them any more.
+        runtime.shutdown_background();
+        result
+    }
+}
+
+async fn serve(config: &Config) -> Result<(), CliError> {
+    // Before anything else: as process 1 of a container no signal would end us otherwise.
+    let mut ends = Ends::listen()?;
+    let (data, budget, settings) = (config.data.path.clone(), config.budget(), config.settings());
+    let began = Instant::now();
+    let opening = tokio::task::spawn_blocking(move || Running::start(&data, &budget, &settings));
+    let running = tokio::select! {
+        opened = opening => match opened {
+            Ok(opened) => opened?,
+            Err(cause) => return Err(CliError::Finding(format!("the data folder couldn't be opened: {cause}"))),
+        },
+        name = ends.next() => {
+            tracing::info!(signal = name, "ended while the stores were being opened");
+            // What is being opened can't be waited for, and nothing is written by it.
+            std::process::exit(0);
         }
+    };
+    let answered = answer(config, &running, ends, began).await;
+    close(Arc::clone(&running)).await;
+    answered?.abort();
+    let failed = running.failed().borrow().clone();
+    match failed {
+        Some(cause) => Err(CliError::Finding(cause)),
+        None => {
+            tracing::info!("ended: everything is committed and on disk");
+            Ok(())
+        }
+    }
+}
+
+/// Answers requests until told to end. What it returns ends the process if closing takes too long.
+async fn answer(
+    config: &Config,
+    running: &Arc<Running>,
+    ends: Ends,
+    began: Instant,
+) -> Result<JoinHandle<()>, CliError> {
+    let log_id = &running.log.identity().log_id;
+    let gatekeeper = Gatekeeper::open(config.key_folder(), log_id, config.listen.address)?;
+    let listener = tokio::net::TcpListener::bind(config.listen.address)
+        .await
+        .map_err(|cause| {
+            let cure = "choose another address with --listen, or see who has it with `ss -ltnp`";
+            CliError::Finding(format!("{}: {cause}; {cure}", config.listen.address))
+        })?;
+    gatekeeper.notice().iter().for_each(|notice| println!("{notice}"));
+    let mut service = Service::new(Arc::clone(running), gatekeeper).with_ingest_limits(config.ingest.limits());
+    service.readiness = config.readiness();
+    service.backup_root = config.backup.root();
+    let service = Arc::new(service);
+    let address = listener.local_addr()?;
+    println!("listening on http://{address}");
+    tracing::info!(
+        %address,
+        log_id,
+        partitions = running.partitions.len(),
+        open_ms = began.elapsed().as_millis() as u64,
+        "serving"
+    );
+    let unready = Duration::from_millis(config.listen.unready_ms);
+    let ending = tokio::spawn(end(Arc::clone(&service), ends, unready));
+    let tidying = tokio::spawn(async {
+        let mut due = tokio::time::interval(TIDY_EVERY);
+        loop {
+            due.tick().await;
+            metrics::tidy();
+        }
+    });
+    let router = crate::http::router(Arc::clone(&service));
+    server::serve(listener, router, &config.listen.limits(), service.closing.clone()).await;
+    tidying.abort();
+    Ok(ending)
+}
+
+/// Waits for a reason to end, then ends: first no longer ready, then closing. Another signal, or too long a time, ends the
+/// process at once: whatever was acknowledged is in the log.
+async fn end(service: Arc<Service>, mut ends: Ends, unready: Duration) {
+    let mut failed = service.running.failed();
+    tokio::select! {
+        name = ends.next() => tracing::info!(signal = name, "ending"),
+        _ = failed.wait_for(Option::is_some) => tracing::error!("ending: a partition has stopped for good"),
+    }
+    service.leave();
+    let hurry = async {
+        tokio::select! {
+            name = ends.next() => tracing::warn!(signal = name, "ended at once; what isn't on disk is folded again"),
+            () = tokio::time::sleep(Duration::from_millis(SHUTDOWN_MS)) => {
+                tracing::warn!("ended before everything was on disk: it took too long; it is folded again next time");
+            }
+        }
+    };
+    let orderly = async {
+        tokio::time::sleep(unready).await;
+        service.closing.cancel();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = hurry => {}
+        () = orderly => {}
+    }
+    let code = u8::from(service.running.failed().borrow().is_some());
+    std::process::exit(code.into());
+}
+
+/// Commits, delivers, puts on disk, closes: on a thread that may wait.
+async fn close(running: Arc<Running>) {
+    if tokio::task::spawn_blocking(move || running.stop()).await.is_err() {
+        tracing::error!("closing has panicked");
     }
 }

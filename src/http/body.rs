@@ -114,6 +114,7 @@ impl Arriving {
     }
 
     /// Parts with so many of the bytes in flight, for work that may outlive the request.
+    #[must_use]
     pub fn hand_over(&mut self, bytes: usize) -> Held {
         self.held.hand_over(bytes)
     }

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use super::problem::{Code, Problem};
 use super::service::Service;
+use super::sign_in;
 
 /// What a token is good for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,10 +93,33 @@ impl Caller {
     }
 }
 
-impl FromRequestParts<Arc<Service>> for Caller {
-    type Rejection = Problem;
+/// How whoever isn't admitted is turned away.
+#[derive(Debug)]
+pub enum TurnedAway {
+    /// Told what is wrong.
+    Refused(Problem),
+    /// A browser that has no good token: shown where to sign in.
+    ToSignIn(String),
+}
 
-    async fn from_request_parts(parts: &mut Parts, service: &Arc<Service>) -> Result<Self, Problem> {
-        service.gatekeeper.admit(parts)
+impl IntoResponse for TurnedAway {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Refused(problem) => problem.into_response(),
+            Self::ToSignIn(address) => sign_in::see_other(&address),
+        }
+    }
+}
+
+impl FromRequestParts<Arc<Service>> for Caller {
+    type Rejection = TurnedAway;
+
+    async fn from_request_parts(parts: &mut Parts, service: &Arc<Service>) -> Result<Self, TurnedAway> {
+        service.gatekeeper.admit(parts).map_err(|problem| {
+            let address = (problem.code == Code::Unauthenticated).then(|| sign_in::address_for(parts));
+            address
+                .flatten()
+                .map_or(TurnedAway::Refused(problem), TurnedAway::ToSignIn)
+        })
     }
 }

@@ -24,6 +24,7 @@ use crate::partition::live::Standing;
 #[into_params(parameter_in = Query)]
 pub struct CallParams {
     /// PARTITION:OFFSET of a record that the answer must include; waits up to a second for it.
+    #[param(nullable = false, pattern = r"^\d{1,9}:\d{1,18}$", example = "0:1")]
     at_least: Option<String>,
 }
 

@@ -13,7 +13,7 @@
 //! says it, nothing is guessed. A length in front that doesn't fit the body refuses the rest of the body; without the
 //! parameter a delimited body is one event that can't be decoded.
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use serde_json::value::RawValue;
 
 use super::problem::{Code, Problem};
@@ -56,7 +56,7 @@ fn unsupported(detail: impl Into<String>) -> Problem {
 
 /// Refuses a body that is encoded in a way that isn't undone: `gzip` is by now.
 pub fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
-    match headers.get(header::CONTENT_ENCODING).map(|v| v.as_bytes()) {
+    match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"" | b"identity") => Ok(()),
         Some(other) => Err(unsupported(format!(
             "content encoding {:?}; gzip and identity are taken",

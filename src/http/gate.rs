@@ -159,6 +159,7 @@ impl Held {
     }
 
     /// Parts with so much of what is held, for work that may outlive the request.
+    #[must_use]
     pub fn hand_over(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
@@ -172,5 +173,36 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.gate.in_flight.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Identity;
+    use crate::log::memory::MemoryLog;
+    use crate::machine::clock::Source;
+
+    #[test]
+    fn a_partition_that_lags_closes_the_gate() {
+        let identity = Identity {
+            log_id: "l".to_owned(),
+            partition_count: 1,
+            source: Source::Ticks,
+        };
+        // Its genesis is there and nobody folds it.
+        let partitions = [Arc::new(Live::new(0, Arc::new(MemoryLog::new(identity, 0))))];
+        let gate = |lag_records| {
+            let limits = IngestLimits {
+                lag_records,
+                ..IngestLimits::default()
+            };
+            Gate::new(limits, &std::env::temp_dir()).check(&partitions)
+        };
+        assert!(gate(1).is_ok());
+        assert_eq!(
+            gate(0).err().map(|p| (p.code, p.retry_after_s)),
+            Some((Code::TooBusy, Some(2)))
+        );
     }
 }

@@ -95,10 +95,9 @@ async fn take(intake: &Arc<Intake>, arriving: &mut Arriving, results: &mut Resul
                 }
                 false
             }
-            Ok(Arrival::Pause) => false,
             Ok(Arrival::End) => true,
-            // Whole events that came before it count.
-            Err(_) => false,
+            // Whole events that came before a problem count.
+            Ok(Arrival::Pause) | Err(_) => false,
         };
         let whole = if ended { body.len() } else { intake.form.whole(&body)? };
         if whole > 0 {

@@ -10,11 +10,12 @@ use utoipa::ToSchema;
 
 use super::caller::Caller;
 use super::framing::Form;
+use super::metrics;
 use super::problem::{Code, Problem};
 use super::service::Service;
 use super::sources::Tally;
 use crate::log::placement::partition_of;
-use crate::log::{Log, NewRecord, Place};
+use crate::log::{Log, NewRecord, Place, Receipt};
 use crate::model::event::Event;
 use crate::model::limits::RECORD_BYTES_MAX;
 use crate::model::reject::{Reject, RejectReason};
@@ -63,7 +64,7 @@ impl Refusal {
     }
 }
 
-/// What became of one event.
+/// What became of one event or record.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum EventResult {
@@ -75,8 +76,27 @@ pub enum EventResult {
         #[schema(example = "17")]
         offset: String,
     },
+    /// It is a record for everyone, in every partition's log.
+    Everywhere {
+        /// Partitions and offsets.
+        places: Vec<RecordPlace>,
+        /// Of a control record: the version it was given or had.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        #[schema(example = "4")]
+        control_version: Option<String>,
+    },
     /// It is not.
     Refused(Refusal),
+}
+
+/// A place in the log.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RecordPlace {
+    /// Which partition.
+    pub partition: u32,
+    /// Where in it.
+    #[schema(example = "17")]
+    pub offset: String,
 }
 
 /// Results in the order of the request.
@@ -124,10 +144,20 @@ impl Results {
         self.accepted += 1;
     }
 
-    /// The next record is in the log; what its result says.
-    pub fn appended_as(&mut self, result: &impl Serialize) {
+    /// The next record is in every partition's log.
+    pub fn appended_everywhere(&mut self, receipts: &[Receipt], control_version: Option<u64>) {
+        let row = EventResult::Everywhere {
+            places: receipts
+                .iter()
+                .map(|r| RecordPlace {
+                    partition: r.partition,
+                    offset: r.offset.to_string(),
+                })
+                .collect(),
+            control_version: control_version.map(|v| v.to_string()),
+        };
         self.separate();
-        self.text.push_str(&serde_json::to_string(result).unwrap_or_default());
+        self.text.push_str(&serde_json::to_string(&row).unwrap_or_default());
         self.accepted += 1;
     }
 
@@ -257,10 +287,14 @@ impl Intake {
             gate.check(&self.service.running.partitions)?;
             self.service.running.log.append_placed(records)?
         };
+        metrics::accepted(receipts.len());
         let mut receipts = receipts.into_iter();
         for refusal in &refusals {
             match refusal {
-                Some(refusal) => results.refused(refusal),
+                Some(refusal) => {
+                    metrics::refused(refusal.reason);
+                    results.refused(refusal);
+                }
                 None => {
                     let Some(receipt) = receipts.next() else { break };
                     results.appended(receipt.partition, receipt.offset);

@@ -6,9 +6,16 @@
 //! | [`stream`], [`watchers`] | live totals as server-sent events, computed once for all who watch |
 //! | [`page`] | the billing page: for people |
 //! | [`ingest`], [`intake`], [`framing`], [`body`] | events: a body as it arrives, cut into events, judged, appended |
+//! | [`records`] | an operator's log records: histories, control |
 //! | [`gate`], [`sources`] | back-pressure; how each producer fares |
 //! | [`outputs`] | what was put out, for consumers without Kafka |
+//! | [`backups`] | a copy of everything while it runs |
 //! | [`gatekeeper`], [`caller`] | who asks, and what that one may do |
+//! | [`health`], [`metrics`], [`process`] | how it stands: for supervisors, balancers, Prometheus |
+//! | [`requests`] | around every request: id, log line, counts |
+//! | [`token`], [`token_keys`] | what a token says, and the keys that sign and check it |
+//! | [`sign_in`] | a browser's cookie for its token |
+//! | [`origin`], [`security_headers`] | what other sites may make a browser do here: nothing |
 //! | [`problem`] | every refusal, with its code, field and cure |
 //! | [`server`] | sockets: limits, time-outs, the end |
 //!
@@ -16,34 +23,45 @@
 //! begun runs in a task of its own, for a handler ends when its client leaves.
 
 pub mod answer;
+pub mod backups;
 pub mod body;
 pub mod caller;
 pub mod calls;
 pub mod framing;
 pub mod gate;
 pub mod gatekeeper;
+pub mod health;
 pub mod ingest;
 pub mod intake;
+pub mod metrics;
+pub mod origin;
 pub mod outputs;
 pub mod page;
 pub mod params;
 pub mod periods;
 pub mod problem;
+pub mod process;
+pub mod records;
+pub mod requests;
+pub mod security_headers;
 pub mod server;
 pub mod service;
+pub mod sign_in;
 pub mod sources;
 pub mod statements;
 pub mod stream;
+pub mod token;
+pub mod token_keys;
 pub mod usage;
 pub mod watchers;
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::decompression::RequestDecompressionLayer;
-use tower_http::trace::TraceLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
@@ -65,6 +83,8 @@ use service::Service;
         (name = "events", description = "What gateways send"),
         (name = "reads", description = "Live totals, verdicts and statements"),
         (name = "outputs", description = "What was put out, in order"),
+        (name = "running", description = "How the service stands"),
+        (name = "session", description = "Browsers sign in and out"),
     )
 )]
 struct Contract;
@@ -73,6 +93,7 @@ struct Contract;
 pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
     let (router, mut api) = OpenApiRouter::with_openapi(Contract::openapi())
         .routes(routes!(ingest::events).layer(unzip()))
+        .routes(routes!(records::records).layer(unzip()))
         .routes(routes!(usage::usage))
         .routes(routes!(stream::usage_stream))
         .routes(routes!(calls::call))
@@ -80,6 +101,11 @@ pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
         .routes(routes!(statements::statement))
         .routes(routes!(periods::period))
         .routes(routes!(outputs::outputs))
+        .routes(routes!(backups::backup))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(metrics::scrape))
+        .merge(session_routes())
         .split_for_parts();
     let components = api.components.get_or_insert_default();
     for scope in ["ingest", "account", "operator"] {
@@ -93,6 +119,14 @@ pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
         components.add_security_scheme(scope, SecurityScheme::Http(bearer));
     }
     (router, api)
+}
+
+fn session_routes() -> OpenApiRouter<Arc<Service>> {
+    OpenApiRouter::new()
+        .routes(routes!(sign_in::sign_in))
+        .routes(routes!(sign_in::begin))
+        .routes(routes!(sign_in::end))
+        .layer(DefaultBodyLimit::max(sign_in::FORM_BYTES_MAX))
 }
 
 /// Undoes gzip as a body arrives; other encodings are left for the handler to refuse.
@@ -110,7 +144,8 @@ pub fn router(service: Arc<Service>) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(TraceLayer::new_for_http())
+        .layer(axum::middleware::map_response(security_headers::put))
+        .layer(axum::middleware::from_fn(requests::observe))
 }
 
 async fn no_route(uri: axum::http::Uri) -> Problem {

@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::answer::{self, AsOf};
 use super::caller::Caller;
 use super::params::{Params, Places};
-use super::problem::{Code, Problem, ProblemBody};
+use super::problem::{Problem, ProblemBody};
 use super::service::{Service, read};
 use crate::machine::output::{Output, Topic, calls_of};
 use crate::partition::live::{Live, ReadError};
@@ -34,17 +34,42 @@ const WAIT_MS_MAX: u64 = 30_000;
 #[into_params(parameter_in = Query)]
 pub struct OutputParams {
     /// Which partition, from 0; each has its own gapless sequence.
-    #[param(example = 0)]
+    #[param(nullable = false, example = 0)]
     partition: Option<u32>,
     /// The last sequence that you have; 0 or none: from the first.
-    #[param(example = 0)]
+    #[param(nullable = false, example = 0)]
     after: Option<u64>,
     /// Outputs at most, 1 to 1000; 100 if not given.
-    #[param(minimum = 1, maximum = 1000)]
+    #[param(nullable = false, minimum = 1, maximum = 1000)]
     limit: Option<usize>,
     /// If there is nothing more yet, wait so long for something; at most 30000.
-    #[param(maximum = 30000)]
+    #[param(nullable = false, maximum = 30000)]
     wait_ms: Option<u64>,
+}
+
+/// A topic by its name.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TopicName {
+    /// Closed statements, adjustments, control records.
+    Statements,
+    /// Each verdict and amendment.
+    Calls,
+    /// Thresholds and warnings.
+    Alerts,
+    /// What was not folded, and why.
+    Rejects,
+}
+
+impl From<TopicName> for Topic {
+    fn from(name: TopicName) -> Self {
+        match name {
+            TopicName::Statements => Self::Statements,
+            TopicName::Calls => Self::Calls,
+            TopicName::Alerts => Self::Alerts,
+            TopicName::Rejects => Self::Rejects,
+        }
+    }
 }
 
 /// One output.
@@ -146,7 +171,7 @@ fn take(live: &Live, topic: Topic, after: u64, limit: usize) -> Result<Vec<Outpu
     path = "/v1/outputs/{topic}",
     tag = "outputs",
     params(
-        ("topic" = String, Path, description = "statements, calls, alerts or rejects"),
+        ("topic" = inline(TopicName), Path, description = "Which topic"),
         OutputParams
     ),
     responses(
@@ -158,14 +183,11 @@ fn take(live: &Live, topic: Topic, after: u64, limit: usize) -> Result<Vec<Outpu
 pub async fn outputs(
     State(service): State<Arc<Service>>,
     caller: Caller,
-    Places(topic): Places<String>,
+    Places(topic): Places<TopicName>,
     Params(params): Params<OutputParams>,
 ) -> Result<Response, Problem> {
     caller.may_operate()?;
-    let topic = Topic::ALL
-        .into_iter()
-        .find(|t| t.as_str() == topic)
-        .ok_or_else(|| Problem::new(Code::OutputUnknown, format!("there is no topic {topic:?}")))?;
+    let topic = Topic::from(topic);
     let limit = params.limit.unwrap_or(LIMIT);
     if !(1..=LIMIT_MAX).contains(&limit) {
         return Err(Problem::parameter(

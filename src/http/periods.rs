@@ -129,7 +129,7 @@ fn part(partition: &Partition, month: Month) -> Part {
     get,
     path = "/v1/periods/{period}",
     tag = "reads",
-    params(("period" = String, Path, description = "Such as 2026-09", pattern = r"^\d{4}-\d{2}$")),
+    params(("period" = String, Path, description = "Such as 2026-09", pattern = r"^\d{4}-(0[1-9]|1[0-2])$")),
     responses(
         (status = 200, description = "The month", body = PeriodBody),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),

@@ -69,7 +69,7 @@ codes! {
     /// The disk would run out.
     DiskLow = "disk_low", TOO_MANY_REQUESTS, "The disk is nearly full: no events are taken", "make room on the service's disk; send again after the time that Retry-After gives";
     /// The records asked for aren't folded yet.
-    Behind = "behind", SERVICE_UNAVAILABLE, "What was asked for isn't folded yet", "ask again after the time that Retry-After gives";
+    Behind = "behind", PRECONDITION_FAILED, "What was asked for isn't folded yet", "ask again after the time that Retry-After gives";
     /// A partition isn't served right now.
     NotServed = "not_served", SERVICE_UNAVAILABLE, "The account's partition isn't served right now", "ask again after the time that Retry-After gives";
     /// It is being shut down.
@@ -135,9 +135,11 @@ impl Problem {
             code,
             detail: detail.into(),
             field: None,
-            retry_after_s: (code.status() == StatusCode::SERVICE_UNAVAILABLE
-                || code.status() == StatusCode::TOO_MANY_REQUESTS)
-                .then_some(1),
+            retry_after_s: matches!(
+                code.status(),
+                StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS | StatusCode::PRECONDITION_FAILED
+            )
+            .then_some(1),
             results: None,
         }
     }

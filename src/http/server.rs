@@ -36,6 +36,14 @@ impl Default for Limits {
     }
 }
 
+/// Raises the process's limit of open files as far as it may be: every connection is one, and every table of log and stores.
+pub fn raise_file_limit() {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) => tracing::debug!(files, "limit of open files"),
+        Err(cause) => tracing::warn!(%cause, "the limit of open files stays as it is"),
+    }
+}
+
 /// Answers on the listener until `closing`; then lets requests that are under way come to their end.
 pub async fn serve(listener: TcpListener, router: Router, limits: &Limits, closing: CancellationToken) {
     let graceful = GracefulShutdown::new();
@@ -77,7 +85,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: &Limits, closi
         let connection = graceful.watch(connection.into_owned());
         tokio::spawn(async move {
             if let Err(cause) = connection.await {
-                tracing::debug!(%peer, %cause, "connection ended");
+                tracing::debug!(%cause, "connection ended");
             }
             drop(room);
         });

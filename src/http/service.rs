@@ -1,13 +1,17 @@
 //! The service's state: what every handler is given.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::gate::{Gate, IngestLimits};
 use super::gatekeeper::Gatekeeper;
+use super::health::Readiness;
 use super::problem::{Code, Problem};
+use super::records::Sequencer;
 use super::sources::Sources;
 use super::watchers::Watchers;
 use crate::log::Log;
@@ -23,14 +27,21 @@ pub struct Service {
     pub running: Arc<Running>,
     /// Who may do what.
     pub gatekeeper: Gatekeeper,
+    /// Backups are written below it; `None`: into any empty folder outside the data.
+    pub backup_root: Option<PathBuf>,
     /// Who watches live totals.
     pub watchers: Watchers,
     /// Back-pressure on what comes in.
     pub gate: Arc<Gate>,
     /// How each producer fares.
     pub sources: Sources,
+    /// Appends records for everyone, one request after the other.
+    pub sequencer: Sequencer,
     /// Ends streams and long polls when the service shuts down.
     pub closing: CancellationToken,
+    /// When it calls itself ready.
+    pub readiness: Readiness,
+    leaving: AtomicBool,
 }
 
 impl Service {
@@ -40,10 +51,24 @@ impl Service {
             watchers: Watchers::new(&running),
             gate: Arc::new(Gate::new(IngestLimits::default(), &running.data)),
             sources: Sources::default(),
+            sequencer: Sequencer::new(&running),
             running,
             gatekeeper,
+            backup_root: None,
             closing: CancellationToken::new(),
+            readiness: Readiness::default(),
+            leaving: AtomicBool::new(false),
         }
+    }
+
+    /// From now on `/readyz` says that no traffic is welcome. What comes is served until [`Self::closing`].
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
+    /// Whether it is about to end.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire) || self.closing.is_cancelled()
     }
 
     /// With other limits on what comes in.

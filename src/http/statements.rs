@@ -15,7 +15,7 @@ use super::caller::Caller;
 use super::params::{Params, Places, month};
 use super::problem::{Code, Problem, ProblemBody};
 use super::service::{Service, read};
-use super::usage::{PeriodBounds, csv_line, wants_csv};
+use super::usage::{Format, PeriodBounds, csv_line, wants_csv};
 use crate::machine::rating::{AdjustmentLine, LineKey};
 use crate::model::money::decimal_string;
 use crate::partition::account::{PeriodStatement, Statement};
@@ -26,9 +26,11 @@ use crate::partition::rows::{Line, StatementRow, Sum, sums};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct StatementParams {
-    /// `json` or `csv`; else by the Accept header.
-    format: Option<String>,
+    /// Else by the Accept header.
+    #[param(nullable = false, inline)]
+    format: Option<Format>,
     /// PARTITION:OFFSET of a record that the answer must include; waits up to a second for it.
+    #[param(nullable = false, pattern = r"^\d{1,9}:\d{1,18}$", example = "0:1")]
     at_least: Option<String>,
 }
 
@@ -305,7 +307,7 @@ pub async fn statements(
     tag = "reads",
     params(
         ("account" = String, Path, description = "Who pays"),
-        ("period" = String, Path, description = "Such as 2026-09", pattern = r"^\d{4}-\d{2}$"),
+        ("period" = String, Path, description = "Such as 2026-09", pattern = r"^\d{4}-(0[1-9]|1[0-2])$"),
         StatementParams
     ),
     responses(
@@ -324,7 +326,7 @@ pub async fn statement(
 ) -> Result<Response, Problem> {
     caller.may_read(&account)?;
     let wanted = month("period", &period)?;
-    let as_csv = wants_csv(params.format.as_deref(), &headers)?;
+    let as_csv = wants_csv(params.format, &headers);
     let at_least = params.at_least.as_deref().map(str::parse).transpose()?;
     let live = service.partition_of(&account, at_least).await?;
     let of = account.clone();

@@ -22,7 +22,7 @@ use super::problem::{Code, Problem, ProblemBody};
 use super::service::{AtLeast, Service, blocking};
 use super::usage::{self, UsageBody, UsageParams};
 use super::watchers::{Form, ROUND_EVERY, Totals, Watch};
-use crate::partition::account::UsageQuery;
+use crate::partition::account::{UsageQuery, Window};
 use crate::partition::live::{Live, ReadError, Standing};
 
 /// So often something is sent though nothing has changed, for those in between that end what is silent.
@@ -40,10 +40,10 @@ const LAST_EVENT_ID: &str = "last-event-id";
 #[into_params(parameter_in = Query)]
 pub struct StreamParams {
     /// Length of a window in the account's time zone: `month`, or `day`.
-    #[param(example = "month")]
-    window: Option<String>,
+    #[param(nullable = false, inline)]
+    window: Option<Window>,
     /// What is told apart besides the meter, as for the usage read; `product,class` if not given.
-    #[param(example = "product,class")]
+    #[param(nullable = false, example = "product,class")]
     group_by: Option<String>,
 }
 
@@ -195,7 +195,7 @@ pub async fn usage_stream(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     caller.may_read(&account)?;
-    if params.window.as_deref() == Some("hour") {
+    if params.window == Some(Window::Hour) {
         return Err(Problem::parameter(
             "window",
             "hours aren't streamed; ask for day or month",

@@ -29,25 +29,32 @@ const MONTHS_MAX: u32 = 25;
 #[into_params(parameter_in = Query)]
 pub struct UsageParams {
     /// One period, such as 2026-09; the running one, if nothing else is given.
+    #[param(nullable = false, pattern = r"^\d{4}-(0[1-9]|1[0-2])$")]
     period: Option<String>,
     /// The first of several periods.
+    #[param(nullable = false, pattern = r"^\d{4}-(0[1-9]|1[0-2])$")]
     from_period: Option<String>,
     /// The last of several periods.
+    #[param(nullable = false, pattern = r"^\d{4}-(0[1-9]|1[0-2])$")]
     until_period: Option<String>,
     /// Only windows that begin at or after this time (RFC 3339).
+    #[param(nullable = false, format = DateTime)]
     from: Option<String>,
     /// Only windows that begin before this time (RFC 3339).
+    #[param(nullable = false, format = DateTime)]
     until: Option<String>,
     /// Length of a window in the account's time zone: `hour` (open periods only), `day` or `month`.
-    #[param(example = "day")]
-    window: Option<String>,
+    #[param(nullable = false, inline)]
+    window: Option<Window>,
     /// What is told apart besides the meter, separated by commas: service, product, class, or names of rollup dimensions;
     /// `product,class` if not given.
-    #[param(example = "product,class")]
+    #[param(nullable = false, example = "product,class")]
     group_by: Option<String>,
-    /// `json` or `csv`; else by the Accept header.
-    format: Option<String>,
+    /// Else by the Accept header.
+    #[param(nullable = false, inline)]
+    format: Option<Format>,
     /// PARTITION:OFFSET of a record that the answer must include; waits up to a second for it.
+    #[param(nullable = false, pattern = r"^\d{1,9}:\d{1,18}$", example = "0:1")]
     at_least: Option<String>,
 }
 
@@ -140,7 +147,7 @@ pub struct UsageBody {
     /// Where the answer stands.
     pub as_of: AsOf,
     /// hour, day or month.
-    pub window: &'static str,
+    pub window: Window,
     /// The periods it is about.
     pub periods: Vec<PeriodBounds>,
     /// Quantities and amounts.
@@ -152,17 +159,9 @@ pub struct UsageBody {
     pub amount: Option<String>,
 }
 
-const fn window_name(window: Window) -> &'static str {
-    match window {
-        Window::Hour => "hour",
-        Window::Day => "day",
-        Window::Month => "month",
-    }
-}
-
 impl UsageParams {
     /// Of the running period.
-    pub fn running(window: Option<String>, group_by: Option<String>) -> Self {
+    pub fn running(window: Option<Window>, group_by: Option<String>) -> Self {
         Self {
             window,
             group_by,
@@ -172,17 +171,7 @@ impl UsageParams {
 
     /// What the parameters ask for, given the rollup dimensions that there are.
     pub fn query(&self, rollups: &[String]) -> Result<UsageQuery, Problem> {
-        let window = match self.window.as_deref() {
-            None | Some("month") => Window::Month,
-            Some("day") => Window::Day,
-            Some("hour") => Window::Hour,
-            Some(other) => {
-                return Err(Problem::parameter(
-                    "window",
-                    format!("{other:?} is not hour, day or month"),
-                ));
-            }
-        };
+        let window = self.window.unwrap_or_default();
         let mut query = UsageQuery {
             window,
             ..UsageQuery::default()
@@ -239,21 +228,25 @@ impl UsageParams {
         query.until = self.until.as_deref().map(|t| instant("until", t)).transpose()?;
         Ok(query)
     }
+}
 
-    fn wants_csv(&self, headers: &HeaderMap) -> Result<bool, Problem> {
-        wants_csv(self.format.as_deref(), headers)
-    }
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// JSON.
+    Json,
+    /// Lines of comma-separated values.
+    Csv,
 }
 
 /// Whether CSV is asked for.
-pub fn wants_csv(format: Option<&str>, headers: &HeaderMap) -> Result<bool, Problem> {
+pub fn wants_csv(format: Option<Format>, headers: &HeaderMap) -> bool {
     match format {
-        Some("csv") => Ok(true),
-        Some("json") => Ok(false),
-        Some(other) => Err(Problem::parameter("format", format!("{other:?} is not json or csv"))),
+        Some(format) => format == Format::Csv,
         None => {
             let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
-            Ok(accept.is_some_and(|a| a.contains("text/csv")))
+            accept.is_some_and(|a| a.contains("text/csv"))
         }
     }
 }
@@ -302,7 +295,7 @@ pub fn body(account: &str, usage: &Usage, query: &UsageQuery) -> UsageBody {
         currency: usage.profile.currency.to_string(),
         time_zone: usage.profile.zone.name().to_owned(),
         as_of: usage.standing.into(),
-        window: window_name(query.window),
+        window: query.window,
         periods: usage.periods.iter().map(PeriodBounds::of).collect(),
         rows,
         calls,
@@ -387,10 +380,9 @@ pub async fn usage(
 ) -> Result<Response, Problem> {
     caller.may_read(&account)?;
     let at_least = params.at_least.as_deref().map(str::parse).transpose()?;
-    let as_csv = params.wants_csv(&headers)?;
+    let as_csv = wants_csv(params.format, &headers);
+    let query = params.query(&service.running.partition_of(&account).rollup_names()?)?;
     let live = service.partition_of(&account, at_least).await?;
-    let rollups = live.rollup_names()?;
-    let query = params.query(&rollups)?;
     let (asked, of) = (query.clone(), account.clone());
     let usage = read(move || live.usage(&of, &asked)).await?;
     let usage = usage.ok_or_else(|| Problem::account_unknown(&account))?;

@@ -1,7 +1,7 @@
 //! Putting histories into a log: each record into its partition, ticks and records for everyone into all.
 
 use super::placement::partition_of;
-use super::{Log, LogError, NewRecord};
+use super::{Log, LogError, NewRecord, Place};
 use crate::machine::control;
 use crate::model::Ms;
 use crate::wire::check::timestamp;
@@ -15,11 +15,24 @@ const RECORDS_MAX: usize = 8_192;
 /// Bytes collected before they are appended.
 const BYTES_MAX: usize = 4 << 20;
 
+/// Where an event goes; one that names no account goes to partition 0, to be rejected there.
+pub fn place_of_event(account: Option<&str>, count: u32) -> Place {
+    Place::One(account.map_or(0, |a| partition_of(a, count)))
+}
+
+/// Where a control record goes: into its account's partition, or into all.
+pub fn place_of_control(control: &pb::Control, count: u32) -> Place {
+    if control::is_for_everyone(control) {
+        Place::All
+    } else {
+        place_of_event(control::account_of(control), count)
+    }
+}
+
 /// Collects records in their order and appends them many at a time.
 pub struct Appender<'a> {
     log: &'a dyn Log,
-    waiting: Vec<Vec<NewRecord>>,
-    records: usize,
+    waiting: Vec<(Place, NewRecord)>,
     bytes: usize,
     /// Latest tick of each partition.
     ticked: Vec<Ms>,
@@ -32,86 +45,71 @@ pub struct Appender<'a> {
 impl<'a> Appender<'a> {
     /// Appends to `log`, whose last accepted control version is known.
     pub fn new(log: &'a dyn Log, control_version: u64) -> Self {
-        let count = log.identity().partition_count as usize;
         Self {
             log,
-            waiting: vec![Vec::new(); count],
-            records: 0,
+            waiting: Vec::new(),
             bytes: 0,
-            ticked: vec![Ms::MIN; count],
+            ticked: vec![Ms::MIN; log.identity().partition_count as usize],
             control_version,
             appended: 0,
         }
     }
 
-    fn push(&mut self, partition: u32, kind: Kind, bytes: Vec<u8>) -> Result<(), LogError> {
-        self.records += 1;
+    fn push(&mut self, place: Place, kind: Kind, bytes: Vec<u8>) -> Result<(), LogError> {
         self.bytes += bytes.len();
-        self.waiting[partition as usize].push(NewRecord { kind, bytes });
-        if self.records >= RECORDS_MAX || self.bytes >= BYTES_MAX {
+        self.waiting.push((place, NewRecord { kind, bytes }));
+        if self.waiting.len() >= RECORDS_MAX || self.bytes >= BYTES_MAX {
             self.flush()?;
         }
         Ok(())
     }
 
-    /// An event as received; one that names no account goes to partition 0, to be rejected there.
+    fn count(&self) -> u32 {
+        self.log.identity().partition_count
+    }
+
+    /// An event as received.
     pub fn event(&mut self, account: Option<&str>, bytes: Vec<u8>) -> Result<(), LogError> {
-        let count = self.log.identity().partition_count;
-        let partition = account.map_or(0, |a| partition_of(a, count));
-        self.push(partition, Kind::Event, bytes)
+        self.event_at(account, bytes, None)
     }
 
     /// The same after a tick of its partition, if time has gone on since its last one.
     pub fn event_at(&mut self, account: Option<&str>, bytes: Vec<u8>, now: Option<Ms>) -> Result<(), LogError> {
-        let count = self.log.identity().partition_count;
-        let partition = account.map_or(0, |a| partition_of(a, count));
-        if let Some(now) = now
+        let place = place_of_event(account, self.count());
+        if let (Some(now), Place::One(partition)) = (now, place)
             && now > self.ticked[partition as usize]
         {
             self.ticked[partition as usize] = now;
-            self.push(partition, Kind::Tick, tick(now))?;
+            self.push(place, Kind::Tick, tick(now))?;
         }
-        self.push(partition, Kind::Event, bytes)
+        self.push(place, Kind::Event, bytes)
     }
 
     /// A tick for all partitions.
     pub fn tick(&mut self, at: Ms) -> Result<(), LogError> {
-        for partition in 0..self.log.identity().partition_count {
-            self.ticked[partition as usize] = at;
-            self.push(partition, Kind::Tick, tick(at))?;
-        }
-        Ok(())
+        self.ticked.fill(at);
+        self.push(Place::All, Kind::Tick, tick(at))
     }
 
     /// A control record: into its account's partition, or into all at once with the next version if it has none.
     pub fn control(&mut self, mut control: pb::Control) -> Result<(), LogError> {
-        if control::is_for_everyone(&control) {
+        let place = place_of_control(&control, self.count());
+        if place == Place::All {
             if control.control_version == 0 {
                 control.control_version = self.control_version + 1;
             }
             self.control_version = control.control_version;
-            self.flush()?;
-            self.appended += u64::from(self.log.identity().partition_count);
-            self.log.broadcast(vec![NewRecord {
-                kind: Kind::Control,
-                bytes: control.encode_to_vec(),
-            }])?;
-            return Ok(());
         }
-        let count = self.log.identity().partition_count;
-        let partition = control::account_of(&control).map_or(0, |a| partition_of(a, count));
-        self.push(partition, Kind::Control, control.encode_to_vec())
+        self.push(place, Kind::Control, control.encode_to_vec())
     }
 
     /// Appends what is collected.
     pub fn flush(&mut self) -> Result<(), LogError> {
-        for (partition, records) in self.waiting.iter_mut().enumerate() {
-            if !records.is_empty() {
-                self.appended += records.len() as u64;
-                self.log.append(partition as u32, std::mem::take(records))?;
-            }
+        if !self.waiting.is_empty() {
+            self.bytes = 0;
+            let receipts = self.log.append_placed(std::mem::take(&mut self.waiting))?;
+            self.appended += receipts.len() as u64;
         }
-        (self.records, self.bytes) = (0, 0);
         Ok(())
     }
 }

@@ -4,15 +4,18 @@
 //! |---|---|---|
 //! | `default` | `identity` | genesis of partition 0 |
 //! | `default` | `start`, partition u32 | first offset that is kept |
+//! | `default` | `appended`, partition u32 | bytes of batches appended so far: u64 |
+//! | `default` | `removed`, partition u32 | of them, bytes removed by retention: u64 |
 //! | `records` | partition u32, first offset u64 | a batch: checksum, count, append times, kinds, bytes |
 //! | `outputs` | partition u32, topic u8, sequence u64 | chain, then the body |
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use prost::Message;
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Options,
 };
@@ -29,6 +32,8 @@ const CF_RECORDS: &str = "records";
 const CF_OUTPUTS: &str = "outputs";
 const IDENTITY: &[u8] = b"identity";
 const START: &[u8] = b"start";
+const APPENDED: &[u8] = b"appended";
+const REMOVED: &[u8] = b"removed";
 
 /// Wall time for append times; tests and imports may bring their own.
 pub type WallClock = Arc<dyn Fn() -> Ms + Send + Sync>;
@@ -41,6 +46,8 @@ struct Pending {
 
 struct Appender {
     ends: Vec<u64>,
+    /// Bytes of batches appended so far, by partition.
+    appended: Vec<u64>,
     last_ms: Ms,
     queue: VecDeque<Pending>,
     writing: bool,
@@ -54,6 +61,8 @@ pub struct LocalLog {
     clock: WallClock,
     appender: Mutex<Appender>,
     written: Condvar,
+    /// Pruning shares it; a backup that needs what is there now holds it alone.
+    keep: RwLock<()>,
 }
 
 /// Bytes of a partition's first record.
@@ -125,10 +134,9 @@ fn output_key(partition: u32, topic: Topic, sequence: u64) -> [u8; 13] {
     key
 }
 
-fn start_key(partition: u32) -> Vec<u8> {
-    let mut key = START.to_vec();
-    key.extend_from_slice(&partition.to_be_bytes());
-    key
+/// Key of a number that the default column family keeps for a partition.
+fn number_key(name: &[u8], partition: u32) -> Vec<u8> {
+    [name, &partition.to_be_bytes()].concat()
 }
 
 fn offset_of(key: &[u8]) -> u64 {
@@ -179,6 +187,7 @@ impl LocalLog {
         for partition in 0..identity.partition_count {
             let genesis = genesis_bytes(identity, partition);
             let stored = Batch::encode(&[(Kind::Genesis, now, &genesis)]);
+            batch.put(number_key(APPENDED, partition), (stored.len() as u64).to_be_bytes());
             batch.put_cf(records, record_key(partition, 0), stored);
         }
         batch.put(IDENTITY, genesis_bytes(identity, 0));
@@ -219,18 +228,57 @@ impl LocalLog {
             clock,
             appender: Mutex::new(Appender {
                 ends: Vec::new(),
+                appended: Vec::new(),
                 last_ms: Ms::MIN,
                 queue: VecDeque::new(),
                 writing: false,
             }),
             written: Condvar::new(),
+            keep: RwLock::new(()),
         };
-        let mut ends = Vec::new();
+        let (mut ends, mut appended) = (Vec::new(), Vec::new());
         for partition in 0..log.identity.partition_count {
             ends.push(log.find_end(partition)?);
+            appended.push(match log.number(APPENDED, partition)? {
+                Some(bytes) => bytes,
+                None => log.measure(partition)?,
+            });
         }
-        log.appender.get_mut().unwrap_or_else(PoisonError::into_inner).ends = ends;
+        let appender = log.appender.get_mut().unwrap_or_else(PoisonError::into_inner);
+        (appender.ends, appender.appended) = (ends, appended);
         Ok(log)
+    }
+
+    /// Copies the log as it is now into `to`, which must not exist: by links where that is the same file system.
+    pub fn checkpoint(&self, to: &Path) -> Result<(), LogError> {
+        let checkpoint = Checkpoint::new(&self.db).map_err(|e| self.explain(&e))?;
+        checkpoint.create_checkpoint(to).map_err(|e| self.explain(&e))
+    }
+
+    /// Nothing is removed from the log until the guard is let go.
+    pub fn hold(&self) -> RwLockWriteGuard<'_, ()> {
+        self.keep.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn number(&self, name: &[u8], partition: u32) -> Result<Option<u64>, LogError> {
+        let row = self
+            .db
+            .get_pinned(number_key(name, partition))
+            .map_err(|e| self.explain(&e))?;
+        Ok(row.and_then(|b| b.as_ref().try_into().ok()).map(u64::from_be_bytes))
+    }
+
+    /// Bytes of all batches of a partition: read once, in a log that was written before they were counted.
+    fn measure(&self, partition: u32) -> Result<u64, LogError> {
+        let mut rows = self.db.raw_iterator_cf(self.family(CF_RECORDS)?);
+        rows.seek(record_key(partition, self.start(partition)?));
+        let mut bytes = 0;
+        while let Some((_, stored)) = rows.item().filter(|(k, _)| k.starts_with(&partition.to_be_bytes())) {
+            bytes += stored.len() as u64;
+            rows.next();
+        }
+        rows.status().map_err(|e| self.explain(&e))?;
+        Ok(bytes)
     }
 
     fn lock(&self) -> MutexGuard<'_, Appender> {
@@ -322,15 +370,15 @@ impl LocalLog {
             }
             appender.writing = true;
             let group: Vec<Pending> = appender.queue.drain(..).collect();
-            let mut ends = appender.ends.clone();
+            let (mut ends, mut appended) = (appender.ends.clone(), appender.appended.clone());
             // Append times never go back, also when the machine's clock does.
             let append_ms = (self.clock)().max(appender.last_ms);
             drop(appender);
-            let result = self.write_group(&group, &mut ends, append_ms);
+            let result = self.write_group(&group, &mut ends, &mut appended, append_ms);
             appender = self.lock();
             appender.writing = false;
             if result.is_ok() {
-                appender.ends = ends;
+                (appender.ends, appender.appended) = (ends, appended);
                 appender.last_ms = append_ms;
             }
             match result {
@@ -353,7 +401,13 @@ impl LocalLog {
         }
     }
 
-    fn write_group(&self, group: &[Pending], ends: &mut [u64], append_ms: Ms) -> Result<Vec<Vec<Receipt>>, LogError> {
+    fn write_group(
+        &self,
+        group: &[Pending],
+        ends: &mut [u64],
+        appended: &mut [u64],
+        append_ms: Ms,
+    ) -> Result<Vec<Vec<Receipt>>, LogError> {
         let mut of_partition: Vec<Vec<(Kind, Ms, &[u8])>> = vec![Vec::new(); ends.len()];
         let first_offsets = ends.to_vec();
         let mut receipts = Vec::with_capacity(group.len());
@@ -378,7 +432,13 @@ impl LocalLog {
         for (partition, of_one) in of_partition.iter().enumerate() {
             if !of_one.is_empty() {
                 let key = record_key(partition as u32, first_offsets[partition]);
-                batch.put_cf(records, key, Batch::encode(of_one));
+                let stored = Batch::encode(of_one);
+                appended[partition] += stored.len() as u64;
+                batch.put_cf(records, key, stored);
+                batch.put(
+                    number_key(APPENDED, partition as u32),
+                    appended[partition].to_be_bytes(),
+                );
             }
         }
         let mut durable = WriteOptions::default();
@@ -399,8 +459,7 @@ impl Log for LocalLog {
 
     fn start(&self, partition: u32) -> Result<u64, LogError> {
         self.check(partition)?;
-        let start = self.db.get(start_key(partition)).map_err(|e| self.explain(&e))?;
-        Ok(start.and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes))
+        Ok(self.number(START, partition)?.unwrap_or(0))
     }
 
     fn end(&self, partition: u32) -> Result<u64, LogError> {
@@ -542,41 +601,46 @@ impl Log for LocalLog {
         if retention.bytes.is_none() && retention.age_ms.is_none() {
             return Ok(());
         }
+        // While a backup is made nothing goes; it goes after the next flush.
+        let Ok(_keep) = self.keep.try_read() else {
+            return Ok(());
+        };
         let now = (self.clock)();
         let family = self.family(CF_RECORDS)?;
         let start = self.start(partition)?;
-        // Newest first: what is too old or past the size, and all before it, goes.
+        let mut removed = self.number(REMOVED, partition)?.unwrap_or(0);
+        let (appended, end) = {
+            let appender = self.lock();
+            (appender.appended[partition as usize], appender.ends[partition as usize])
+        };
+        // Oldest first, whole batches, as long as there is too much or they are too old; the last batch says where the log ends.
         let mut rows = self.db.raw_iterator_cf(family);
-        rows.seek_for_prev(record_key(partition, u64::MAX));
-        let (mut kept_bytes, mut cut) = (0u64, None);
+        rows.seek(record_key(partition, start));
+        let mut keep = start;
         while let Some((key, stored)) = rows.item().filter(|(k, _)| k.starts_with(&partition.to_be_bytes())) {
-            kept_bytes += stored.len() as u64;
-            let since = Batch::stored_since(stored).unwrap_or(now);
-            let goes = retention.bytes.is_some_and(|limit| kept_bytes > limit)
+            let damaged = |_| Self::corrupt(partition, keep, "a batch can't be read");
+            let after = offset_of(key) + Batch::stored_len(stored).map_err(damaged)?;
+            let since = Batch::stored_since(stored).map_err(damaged)?;
+            let goes = retention
+                .bytes
+                .is_some_and(|limit| appended.saturating_sub(removed) > limit)
                 || retention.age_ms.is_some_and(|age| since < now - age);
-            if goes {
-                let after = offset_of(key) + Batch::stored_len(stored).unwrap_or(0);
-                cut = Some(after);
+            if !goes || after > needed_from || after >= end {
                 break;
             }
-            rows.prev();
+            removed += stored.len() as u64;
+            keep = after;
+            rows.next();
         }
         rows.status().map_err(|e| self.explain(&e))?;
-        // Whole batches only: the one in which the needed offset lies stays.
-        let Some(cut) = cut.map(|cut| cut.min(needed_from)) else {
-            return Ok(());
-        };
-        rows.seek_for_prev(record_key(partition, cut));
-        let keep = match rows.item() {
-            Some((key, _)) if key.starts_with(&partition.to_be_bytes()) => offset_of(key),
-            _ => return Ok(()),
-        };
-        if keep <= start {
+        if keep == start {
             return Ok(());
         }
+        let (first, kept) = (record_key(partition, start), record_key(partition, keep));
         let mut batch = WriteBatch::default();
-        batch.put(start_key(partition), keep.to_be_bytes());
-        batch.delete_range_cf(family, record_key(partition, start), record_key(partition, keep));
+        batch.put(number_key(START, partition), keep.to_be_bytes());
+        batch.put(number_key(REMOVED, partition), removed.to_be_bytes());
+        batch.delete_range_cf(family, first, kept);
         self.db.write(batch).map_err(|e| self.explain(&e))
     }
 }

@@ -287,6 +287,11 @@ impl Accounts {
         &self.profiles
     }
 
+    /// Bytes of the table of accounts alone: known without a look at each.
+    pub fn table_bytes(&self) -> usize {
+        self.all.capacity() * size_of::<Account>() + self.by_id.capacity() * 5
+    }
+
     /// Bytes of memory, roughly.
     pub fn memory_bytes(&self) -> usize {
         let buckets = |b: &Option<Box<Latest>>| {
@@ -299,8 +304,7 @@ impl Accounts {
                     }
             })
         };
-        self.all.capacity() * size_of::<Account>()
-            + self.by_id.capacity() * 5
+        self.table_bytes()
             + self
                 .all
                 .iter()

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
+use utoipa::ToSchema;
 
 use super::explain::Explained;
 use super::live::{Live, ReadError, Standing};
@@ -32,7 +34,8 @@ use crate::store::values::Stored;
 use crate::wire::pb;
 
 /// By what length of time usage is summed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Window {
     /// The clock hours of the account's zone; in open periods only, without rollup dimensions.
     Hour,
@@ -340,7 +343,7 @@ impl Live {
                     let waiting = waiting
                         .filter(|o| o.topic == Topic::Statements && o.sequence == closed.sequence)
                         .map(|o| o.body.clone());
-                    let body = waiting.last();
+                    let body = waiting.into_iter().next();
                     return Some((period, Err((closed.sequence, body, owed)), p.machine.held.len()));
                 }
             };
@@ -393,7 +396,7 @@ impl Live {
     /// One call with its verdict and the evidence for it, and where the answer stands. `None`: it is unknown or forgotten.
     pub fn explain(&self, id: &str, call: &str) -> Result<(Standing, Option<Explained>), ReadError> {
         enum First {
-            Explained(Option<Explained>),
+            Explained(Box<Option<Explained>>),
             Look(u32, SmallVec<[Place<'static>; 2]>, Arc<Rocks>),
         }
         let key = CallKey::parse(call);
@@ -401,18 +404,21 @@ impl Live {
             let standing = Standing::of(p);
             let machine = &p.machine;
             let Some(account) = machine.accounts.find(id) else {
-                return (standing, First::Explained(None));
+                return (standing, First::Explained(Box::new(None)));
             };
             let hash = key.hash(account);
             if let Some(slot) = machine.calls.find(account, &key, hash) {
                 let known = p.resident(slot);
-                return (standing, First::Explained(known.map(|k| p.explained(id, call, k))));
+                return (
+                    standing,
+                    First::Explained(Box::new(known.map(|k| p.explained(id, call, k)))),
+                );
             }
             let places = p.shelf.places(hash).map(Place::into_owned).collect();
             (standing, First::Look(account, places, Arc::clone(&p.rocks)))
         })?;
         let (account, places, rocks) = match first {
-            First::Explained(explained) => return Ok((standing, explained)),
+            First::Explained(explained) => return Ok((standing, *explained)),
             First::Look(account, places, rocks) => (account, places, rocks),
         };
         for place in places {

@@ -24,13 +24,17 @@ pub struct Host {
     _scratch: Option<Scratch>,
 }
 
-/// A folder of its own under the system's temporary folder, removed when it is let go.
-struct Scratch(PathBuf);
+/// A folder of its own, removed when it is let go.
+pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
+    /// Below the system's temporary folder.
     fn new() -> Result<Self, PartitionError> {
         let stamp = chrono::Utc::now().timestamp_nanos_opt().unwrap_or_default();
-        let path = std::env::temp_dir().join(format!("reckon-reader-{}-{stamp}", std::process::id()));
+        Self::at(std::env::temp_dir().join(format!("reckon-reader-{}-{stamp}", std::process::id())))
+    }
+
+    pub(super) fn at(path: PathBuf) -> Result<Self, PartitionError> {
         folder(&path)?;
         Ok(Self(path))
     }
@@ -69,6 +73,13 @@ pub fn create_log(data: &Path, identity: &Identity, clock: WallClock) -> Result<
 /// Opens the log of a data folder to append to it.
 pub fn open_log(data: &Path, clock: WallClock) -> Result<LocalLog, LogError> {
     LocalLog::open(&log_path(data), clock)
+}
+
+/// What the log of a data folder is, read beside a process that may be appending to it.
+pub fn identity_beside(data: &Path) -> Result<Identity, PartitionError> {
+    let scratch = Scratch::new()?;
+    let log = LocalLog::open_beside(&log_path(data), &scratch.0.join("identity"))?;
+    Ok(log.identity().clone())
 }
 
 impl Host {

@@ -6,7 +6,7 @@
 //! disk makes a read slow, not the fold. Outputs are delivered, which waits for the disk, without the lock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{RwLock, RwLockWriteGuard};
@@ -101,6 +101,8 @@ pub struct Live {
     partition: RwLock<Option<Partition>>,
     standing: watch::Sender<Standing>,
     delivered: watch::Sender<u64>,
+    /// End of the log when it was opened.
+    opened_end: AtomicU64,
 }
 
 impl Live {
@@ -115,11 +117,14 @@ impl Live {
                 ..Standing::default()
             }),
             delivered: watch::Sender::new(0),
+            opened_end: AtomicU64::new(u64::MAX),
         }
     }
 
     /// Serves the partition from now on.
     pub fn serve(&self, partition: Partition) {
+        let end = self.log.end(self.number).unwrap_or(u64::MAX);
+        self.opened_end.store(end, Ordering::Release);
         self.standing.send_replace(Standing::of(&partition));
         *self.partition.write() = Some(partition);
     }
@@ -158,6 +163,18 @@ impl Live {
     /// Records that are in the log and not folded.
     pub fn lag_records(&self) -> Result<u64, ReadError> {
         Ok(self.log.end(self.number)?.saturating_sub(self.standing().next_offset))
+    }
+
+    /// Whether it has folded all that was in the log when it was opened: from then on its counters don't repeat themselves.
+    pub fn is_caught_up(&self) -> bool {
+        self.standing().next_offset >= self.opened_end.load(Ordering::Acquire)
+    }
+
+    /// When the oldest record that isn't folded was appended; `None` if all are folded.
+    pub fn waiting_since(&self) -> Result<Option<Ms>, ReadError> {
+        let mut batch = Batch::default();
+        self.log.poll(self.number, self.standing().next_offset, 1, &mut batch)?;
+        Ok(batch.get(0).map(|record| record.append_ms))
     }
 
     /// Reads what memory holds. Short: the fold waits meanwhile.
@@ -239,7 +256,9 @@ impl Live {
     pub fn commit(&self) -> Result<(), PartitionError> {
         let committed = self.write(|partition| {
             if partition.has_uncommitted() {
+                let began = Instant::now();
                 partition.commit()?;
+                metrics::histogram!("reckon_commit_seconds").record(began.elapsed());
             }
             let retention = partition.settings.retention;
             Ok((partition.unsent.clone(), partition.prune_below.take(), retention))
@@ -248,7 +267,9 @@ impl Live {
             return Ok(());
         };
         if !outputs.is_empty() {
+            let began = Instant::now();
             self.log.append_outputs(self.number, &outputs)?;
+            metrics::histogram!("reckon_deliver_seconds").record(began.elapsed());
             self.write(|partition| {
                 partition.sent(outputs.len());
                 Ok(())

@@ -1,11 +1,13 @@
 //! The imperative shell around one machine: poll, decode, bring in what is packed, apply, commit, emit.
 
 pub mod account;
+pub mod backup;
 pub mod explain;
 pub mod host;
 pub mod live;
 pub mod open;
 pub mod read;
+pub mod restore;
 pub mod rows;
 pub mod running;
 pub mod watch;
@@ -71,7 +73,7 @@ pub struct Settings {
     pub commit_ms: u64,
     /// Bytes in write buffers after which they are flushed.
     pub flush_bytes: u64,
-    /// Wall milliseconds after which write buffers are flushed.
+    /// Wall milliseconds after which write buffers are flushed, unless next to nothing is in them.
     pub flush_ms: u64,
     /// Log time that a settled call stays in memory, since its usage often comes then.
     pub hold_ms: Ms,

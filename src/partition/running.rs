@@ -26,6 +26,11 @@ pub const TICK_EVERY: Duration = Duration::from_secs(60);
 const ROOM_EVERY: Duration = Duration::from_secs(2);
 
 impl PartitionError {
+    /// Whether a read or a backup still holds the store that was let go.
+    const fn is_still_held(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Locked { .. }))
+    }
+
     /// Whether it goes on once there is room on the disk.
     pub const fn is_disk_full(&self) -> bool {
         matches!(
@@ -47,6 +52,8 @@ pub struct Running {
     ticker: Mutex<Option<Sender<()>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     failed: watch::Sender<Option<String>>,
+    /// One backup at a time.
+    pub(super) backing_up: Mutex<()>,
 }
 
 /// What a partition's thread needs to open it anew.
@@ -112,6 +119,7 @@ impl Running {
             ticker: Mutex::new(None),
             threads: Mutex::new(Vec::new()),
             failed: watch::Sender::new(None),
+            backing_up: Mutex::new(()),
         });
         let mut threads = Vec::new();
         for live in &running.partitions {
@@ -183,7 +191,7 @@ fn fold(live: &Live, opening: &Opening, stop: &Stop, failed: &watch::Sender<Opti
             }
             match opening.open(live.number) {
                 Ok(partition) => break live.serve(partition),
-                Err(cause) if cause.is_disk_full() => {}
+                Err(cause) if cause.is_disk_full() || cause.is_still_held() => {}
                 Err(cause) => {
                     tracing::error!(partition = live.number, %cause, "the partition can't be opened again");
                     failed.send_replace(Some(cause.to_string()));

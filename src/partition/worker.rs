@@ -29,6 +29,13 @@ const CLEAN_MAX: u64 = 4_096;
 /// Settled calls that are kept in memory at most, however slowly the log's time goes by.
 const WARM_MAX: u64 = 1 << 20;
 
+/// A flush for the sake of time alone waits until there is this part of `flush_bytes`, which is folded again in no time: blocks
+/// of packed calls are never merged, so every flush leaves files that stay until they are forgotten.
+const FLUSH_PARTS: u64 = 48;
+
+/// … or for so many times `flush_ms`: the log keeps what isn't flushed.
+const FLUSH_WAITS: u64 = 64;
+
 /// Position and forget line up to which the store is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flushed {
@@ -202,6 +209,11 @@ impl Partition {
         let since = self.machine.position.next_offset - self.committed.next_offset;
         since >= self.settings.commit_events
             || (self.has_uncommitted() && self.committed_at.elapsed().as_millis() as u64 >= self.settings.commit_ms)
+    }
+
+    /// Outputs that are decided and committed, and not known to be delivered.
+    pub fn undelivered(&self) -> usize {
+        self.unsent.len()
     }
 
     /// Whether anything is folded that isn't committed.
@@ -391,8 +403,12 @@ impl Partition {
             }
             return Ok(());
         }
-        let due = self.rocks.unflushed_bytes() >= self.settings.flush_bytes
-            || self.flushed_at.elapsed().as_millis() as u64 >= self.settings.flush_ms;
+        let (bytes, ms) = (
+            self.rocks.unflushed_bytes(),
+            self.flushed_at.elapsed().as_millis() as u64,
+        );
+        let worth_it = bytes >= self.settings.flush_bytes / FLUSH_PARTS || ms >= self.settings.flush_ms * FLUSH_WAITS;
+        let due = bytes >= self.settings.flush_bytes || (ms >= self.settings.flush_ms && worth_it);
         if due {
             self.flushed_at = Instant::now();
             self.flushing = Some(self.state_on_disk());

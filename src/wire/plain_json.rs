@@ -453,6 +453,7 @@ mod tests {
         ];
         for (from, to) in variants {
             let text = plain.replace(from, to);
+            let mut scratch = Vec::new();
             let Some(mut own) = decode(text.as_bytes()) else {
                 continue;
             };
@@ -460,7 +461,8 @@ mod tests {
             if let Ok(event) = &mut own {
                 event.dimensions.sort_unstable();
             }
-            assert_eq!(own, by_tree(&text, &mut Vec::new()), "{from} -> {to}");
+            let by_tree = by_tree(&text, &mut scratch);
+            assert_eq!(own, by_tree, "{from} -> {to}");
         }
         assert!(taken >= 9, "{taken} were plain");
         assert!(decode(plain.as_bytes()).is_some_and(|event| event.is_ok()));

@@ -302,6 +302,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
+    use crate::model::event::Cause;
     use crate::wire::pb;
 
     fn event() -> pb::CallEvent {

@@ -34,6 +34,8 @@ pub struct Dense {
     pub twice_of_10_000: u64,
     /// Of ids and sizes.
     pub seed: u64,
+    /// The first call starts here.
+    pub start_ms: Ms,
 }
 
 impl Default for Dense {
@@ -44,6 +46,7 @@ impl Default for Dense {
             late_percent: 63,
             twice_of_10_000: 50,
             seed: 1,
+            start_ms: START_MS,
         }
     }
 }
@@ -85,7 +88,7 @@ impl Dense {
 
     /// Log time of the call's start.
     pub fn start_ms(&self, call: u64) -> Ms {
-        START_MS + Ms::try_from(call * self.gap_us / 1_000).unwrap_or(0)
+        self.start_ms + Ms::try_from(call * self.gap_us / 1_000).unwrap_or(0)
     }
 
     fn is_late(&self, call: u64) -> bool {

@@ -7,6 +7,7 @@ mod crash;
 mod embedded_log;
 mod folding;
 mod golden;
+mod in_memory;
 mod merging;
 #[cfg(feature = "store")]
 mod partition;

@@ -1,8 +1,24 @@
 //! The service as a real process on a real socket: what it answers, what it refuses, what it survives.
 
+mod authorisation;
+mod back_pressure;
+mod backup;
+mod contract;
+mod disk_full;
 mod ingest;
+mod inside;
+mod kills;
+mod nasty;
+mod operations;
 mod page;
+mod post;
 mod reads;
+mod records;
+#[path = "../fold/scenario/mod.rs"]
+mod scenario;
+mod scenarios;
 mod served;
+mod soak;
 mod stream;
+mod traffic;
 mod watchers;

@@ -8,7 +8,7 @@ const HISTORY: &str = r#"{"tick": "2026-09-01T00:00:00Z"}
 {"event": {"account_id": "acme", "call_id": "c-2", "phase": "ended", "occurred_at": "2026-09-02T10:00:01Z", "product": "m-large", "end": {"cause": "upstream_error", "upstream_status": 500}}}
 "#;
 
-fn history(folder: &std::path::Path, close: bool) -> String {
+pub fn history(folder: &std::path::Path, close: bool) -> String {
     let file = folder.join("history.ndjson");
     std::fs::write(&file, HISTORY).expect("written");
     let data = folder.join("data");

@@ -25,7 +25,7 @@ pub struct Answer {
 impl Answer {
     /// The body as JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {} {}", self.status, self.text))
+        serde_json::from_str(&self.text).expect(&self.text)
     }
 
     /// A header.
@@ -87,10 +87,12 @@ impl Served {
         Self { child, base }
     }
 
-    /// A client that takes every status as an answer.
+    /// A client that takes every status as an answer, and doesn't go where it is sent.
     pub fn agent() -> ureq::Agent {
         ureq::Agent::config_builder()
             .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
             .timeout_global(Some(Duration::from_secs(60)))
             .build()
             .into()
@@ -149,11 +151,23 @@ impl Served {
         let _ = self.child.wait();
     }
 
-    /// SIGTERM, and how it ended.
-    pub fn stop(mut self) -> ExitStatus {
-        let told = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
+    /// Sends a signal, `TERM` for one.
+    pub fn signal(&self, name: &str) {
+        let told = Command::new("kill")
+            .args([&format!("-{name}"), &self.pid().to_string()])
+            .status();
         assert!(told.expect("kill runs").success());
+    }
+
+    /// Waits until it ends by itself, and says how.
+    pub fn wait(mut self) -> ExitStatus {
         self.child.wait().expect("it ends")
+    }
+
+    /// SIGTERM, and how it ended.
+    pub fn stop(self) -> ExitStatus {
+        self.signal("TERM");
+        self.wait()
     }
 }
 

@@ -413,3 +413,24 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Scenario>, String> {
     }
     Ok(scenarios)
 }
+
+/// All scenarios of `tests/scenarios`, and what can't be read there.
+pub fn all() -> (Vec<Scenario>, Vec<String>) {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let mut files: Vec<_> = std::fs::read_dir(&folder)
+        .expect("tests/scenarios")
+        .map(|entry| entry.expect("a file").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "txt"))
+        .collect();
+    files.sort();
+    let (mut scenarios, mut failures) = (Vec::new(), Vec::new());
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("a table");
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match parse(&name, &text) {
+            Ok(found) => scenarios.extend(found),
+            Err(what) => failures.push(what),
+        }
+    }
+    (scenarios, failures)
+}

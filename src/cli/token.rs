@@ -1,0 +1,371 @@
+//! `reckon token`: keys, and the tokens that they sign.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::terminal::Table;
+use super::{CliError, Data};
+use crate::http::caller::Scope;
+use crate::http::gatekeeper::KEYS_READ_EVERY;
+use crate::http::token::{self, BYTES_MAX, Claims, ISSUER, LIFETIME_MAX_S};
+use crate::http::token_keys::KeyFolder;
+use crate::partition::host;
+
+/// Make keys; issue and look at tokens
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  reckon token key new --data ./reckon-data
+  reckon token issue ingest --data ./reckon-data --name edge-1 --source 'edge-*' --for 90d
+  reckon token issue account --account acme --data ./reckon-data --name acme-dashboard
+  TOKEN=$(reckon token issue operator --data ./reckon-data --name ann --for 8h)
+  reckon token inspect \"$TOKEN\" --data ./reckon-data")]
+pub struct Token {
+    #[command(subcommand)]
+    command: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    Key(Key),
+    Issue(Issue),
+    Inspect(Inspect),
+}
+
+/// Where the keys are.
+#[derive(Debug, Args)]
+struct Keys {
+    #[command(flatten)]
+    data: Data,
+
+    /// Folder of the keys, if it isn't DIR/keys
+    #[arg(long, value_name = "FOLDER")]
+    keys: Option<PathBuf>,
+}
+
+impl Keys {
+    fn folder(&self) -> KeyFolder {
+        match &self.keys {
+            Some(folder) => KeyFolder::new(folder.clone()),
+            None => KeyFolder::of_data(&self.data.data),
+        }
+    }
+}
+
+/// Make, list and retire the keys that sign tokens
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Keys rotate without a restart: make a new one, issue tokens anew, retire the old one.
+
+Examples:
+  reckon token key new --data ./reckon-data
+  reckon token key list --data ./reckon-data
+  reckon token key retire 20261124-9f2c01ab --data ./reckon-data"
+)]
+struct Key {
+    #[command(subcommand)]
+    command: KeyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Make a key pair; from then on tokens are asked for
+    New {
+        #[command(flatten)]
+        keys: Keys,
+
+        /// Its id, if it isn't to be the day and a part of the key
+        #[arg(long, value_name = "ID")]
+        key_id: Option<String>,
+    },
+    /// List the keys
+    List {
+        #[command(flatten)]
+        keys: Keys,
+    },
+    /// Put a public key aside: its tokens are refused at once
+    Retire {
+        /// Its id
+        key_id: String,
+
+        #[command(flatten)]
+        keys: Keys,
+    },
+}
+
+/// Issue a token: it alone is printed, the rest goes to standard error
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  reckon token issue ingest --data ./reckon-data --name edge-1 --source 'edge-*' --for 90d
+  reckon token issue account --account acme --data ./reckon-data --name acme-dashboard
+  reckon token issue operator --data ./reckon-data --name ann --for 8h")]
+struct Issue {
+    #[command(subcommand)]
+    scope: IssueScope,
+}
+
+#[derive(Debug, Subcommand)]
+enum IssueScope {
+    /// Writes events, reads nothing
+    Ingest {
+        /// Only events of this source, or of all that begin like it if it ends in `*`; may be given several times
+        #[arg(long = "source", value_name = "PREFIX*")]
+        sources: Vec<String>,
+
+        #[command(flatten)]
+        terms: Terms,
+    },
+    /// Reads one account
+    Account {
+        /// Which
+        #[arg(long, value_name = "ID")]
+        account: String,
+
+        #[command(flatten)]
+        terms: Terms,
+    },
+    /// Reads everything, writes events and records
+    Operator {
+        #[command(flatten)]
+        terms: Terms,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Terms {
+    #[command(flatten)]
+    keys: Keys,
+
+    /// Who holds it
+    #[arg(long, value_name = "NAME")]
+    name: String,
+
+    /// How long it holds: a number and d, h, m or s; 366d at most
+    #[arg(long = "for", value_name = "TIME", default_value = "30d", value_parser = lifetime_s)]
+    lifetime_s: u64,
+
+    /// Key to sign with, if not the newest that is active
+    #[arg(long, value_name = "ID")]
+    key_id: Option<String>,
+}
+
+/// Decode a token, and check whether it holds
+#[derive(Debug, Args)]
+#[command(after_help = "Exits with 1 if the token doesn't hold.
+
+Examples:
+  reckon token inspect \"$TOKEN\" --data ./reckon-data
+  reckon token inspect - --data ./reckon-data < token.txt")]
+struct Inspect {
+    /// The token; `-` reads it from standard input, where other users can't see it
+    token: String,
+
+    #[command(flatten)]
+    keys: Keys,
+}
+
+/// A time such as 30d, in seconds.
+fn lifetime_s(text: &str) -> Result<u64, String> {
+    let units = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
+    let parsed = units.into_iter().find_map(|(unit, seconds)| {
+        let number = text.strip_suffix(unit)?;
+        number.parse::<u64>().ok()?.checked_mul(seconds)
+    });
+    match parsed {
+        Some(seconds) if (1..=LIFETIME_MAX_S).contains(&seconds) => Ok(seconds),
+        Some(_) => Err(format!(
+            "a token lives 1 second at least, {} days at most",
+            LIFETIME_MAX_S / 86_400
+        )),
+        None => Err("give a number and d, h, m or s, such as 30d".to_owned()),
+    }
+}
+
+impl Token {
+    pub(super) fn run(self, json: bool) -> Result<(), CliError> {
+        match self.command {
+            TokenCommand::Key(key) => key.run(json),
+            TokenCommand::Issue(issue) => issue.run(json),
+            TokenCommand::Inspect(inspect) => inspect.run(json),
+        }
+    }
+}
+
+impl Key {
+    fn run(self, json: bool) -> Result<(), CliError> {
+        let seconds = KEYS_READ_EVERY.as_secs();
+        match self.command {
+            KeyCommand::New { keys, key_id } => {
+                let folder = keys.folder();
+                let first = folder.list()?.is_empty();
+                let id = folder.make(key_id.as_deref())?;
+                let path = folder.path().display();
+                if json {
+                    println!("{}", json!({"key_id": id, "folder": path.to_string()}));
+                    return Ok(());
+                }
+                println!("made key {id} in {path}; a running service knows it within {seconds} s");
+                if first {
+                    println!("from now on the service asks for tokens: `reckon token issue` makes them");
+                }
+            }
+            KeyCommand::List { keys } => {
+                let entries = keys.folder().list()?;
+                if json {
+                    let row = |k: &crate::http::token_keys::KeyEntry| json!({"key_id": k.id, "state": k.state.as_str(), "can_sign": k.can_sign});
+                    println!("{}", json!({"keys": entries.iter().map(row).collect::<Vec<Value>>()}));
+                    return Ok(());
+                }
+                let mut table = Table::new(&["key", "state", "signs here"]);
+                for key in entries {
+                    let signs = if key.can_sign { "yes" } else { "no" };
+                    table.row([key.id.as_str(), key.state.as_str(), signs]);
+                }
+                if table.is_empty() {
+                    println!("no keys: the service lets everything through, and only on a loopback address");
+                } else {
+                    print!("{table}");
+                }
+            }
+            KeyCommand::Retire { key_id, keys } => {
+                let folder = keys.folder();
+                folder.retire(&key_id)?;
+                let left = folder.ring()?.keys.len();
+                if json {
+                    println!("{}", json!({"key_id": key_id, "retired": true, "active_keys": left}));
+                    return Ok(());
+                }
+                println!(
+                    "retired key {key_id}: its tokens are refused within {seconds} s; {left} active keys are left"
+                );
+                if left == 0 {
+                    println!("nobody can sign in now: `reckon token key new` makes a key");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Issue {
+    fn run(self, json: bool) -> Result<(), CliError> {
+        let (scope, terms) = match self.scope {
+            IssueScope::Ingest { sources, terms } => (Scope::Ingest { sources }, terms),
+            IssueScope::Account { account, terms } => (Scope::Account { account }, terms),
+            IssueScope::Operator { terms } => (Scope::Operator, terms),
+        };
+        let (key_id, key) = terms.keys.folder().signer(terms.key_id.as_deref())?;
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(crate::http::token_keys::KeyError::from)?;
+        let now = token::now_s();
+        let claims = Claims {
+            iss: ISSUER.to_owned(),
+            aud: host::identity_beside(&terms.keys.data.data)?.log_id,
+            sub: terms.name,
+            iat: now,
+            nbf: None,
+            exp: now.saturating_add(terms.lifetime_s),
+            jti: format!("{:032x}", u128::from_be_bytes(random)),
+            scope,
+        };
+        let token = token::sign(&claims, &key_id, &key).map_err(|cause| CliError::Finding(cause.to_string()))?;
+        if token.len() > BYTES_MAX {
+            return Err(CliError::Usage(format!(
+                "the token would have {} bytes, {BYTES_MAX} are the most: give fewer sources, or let them end in `*`",
+                token.len()
+            )));
+        }
+        if json {
+            println!("{}", json!({"token": token, "key_id": key_id, "claims": claims}));
+        } else {
+            eprintln!(
+                "a token for {:?}: {}; holds until {}; key {key_id}, token {}",
+                claims.sub,
+                scope_in_words(&claims.scope),
+                token::time_shown(claims.exp),
+                claims.jti
+            );
+            println!("{token}");
+        }
+        Ok(())
+    }
+}
+
+fn scope_in_words(scope: &Scope) -> String {
+    match scope {
+        Scope::Ingest { sources } if sources.is_empty() => "writes events of any source".to_owned(),
+        Scope::Ingest { sources } => format!("writes events of {}", sources.join(", ")),
+        Scope::Account { account } => format!("reads account {account}"),
+        Scope::Operator => "reads and writes everything".to_owned(),
+    }
+}
+
+impl Inspect {
+    fn run(self, json: bool) -> Result<(), CliError> {
+        let token = if self.token == "-" {
+            let mut text = String::new();
+            std::io::stdin().take(1 << 16).read_to_string(&mut text)?;
+            text
+        } else {
+            self.token
+        };
+        let token = token.trim();
+        let keys = self.keys.folder().ring()?.keys;
+        let log_id = host::identity_beside(&self.keys.data.data)?.log_id;
+        let checked = token::verify(token, &keys, &log_id).and_then(|claims| claims.hold_at(token::now_s()));
+        let read = token::read_unverified(token);
+        if json {
+            let (key_id, claims) = read.ok().unzip();
+            let refused = checked.as_ref().err().map(ToString::to_string);
+            println!(
+                "{}",
+                json!({"holds": checked.is_ok(), "refused": refused, "key_id": key_id.flatten(), "claims": claims})
+            );
+        } else if let Ok((key_id, claims)) = read {
+            println!("name     {}", claims.sub);
+            println!("scope    {}", scope_in_words(&claims.scope));
+            println!("log      {}", claims.aud);
+            println!("issued   {}", token::time_shown(claims.iat));
+            println!("until    {}", token::time_shown(claims.exp));
+            println!("key      {}", key_id.as_deref().unwrap_or("none"));
+            println!("token    {}", claims.jti);
+            if checked.is_ok() {
+                println!("holds");
+            }
+        }
+        checked.map_err(|cause| CliError::Finding(format!("refused: {cause}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes() {
+        for (text, seconds) in [
+            ("30d", 2_592_000),
+            ("8h", 28_800),
+            ("15m", 900),
+            ("1s", 1),
+            ("366d", LIFETIME_MAX_S),
+        ] {
+            assert_eq!(lifetime_s(text), Ok(seconds));
+        }
+        for text in [
+            "",
+            "30",
+            "d",
+            "0d",
+            "-1d",
+            "367d",
+            "1.5h",
+            "99999999999999999999d",
+            "213503982334602d",
+        ] {
+            assert!(lifetime_s(text).is_err(), "{text}");
+        }
+    }
+}

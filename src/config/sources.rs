@@ -1,0 +1,260 @@
+//! Where settings come from, which one holds, and what is refused.
+
+use std::path::{Path, PathBuf};
+
+use figment::providers::{Env, Format, Serialized, Toml};
+use figment::value::{Dict, Value};
+use figment::{Figment, Metadata, Profile, Provider, Source};
+
+use super::{Config, ConfigError};
+
+/// What every environment variable of ours begins with.
+const PREFIX: &str = "RECKON_";
+
+/// Between section and field in an environment variable. Variables without it are of other kinds.
+const BETWEEN: &str = "__";
+
+/// Names the configuration file where no flag does.
+pub const FILE_VARIABLE: &str = "RECKON_CONFIG";
+
+/// Names the log filter where neither [`PREFIX`]'s variable nor a flag does.
+const RUST_LOG: &str = "RUST_LOG";
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody gave it.
+    Default,
+    /// A file.
+    File(PathBuf),
+    /// An environment variable.
+    Environment(String),
+    /// A flag.
+    Flag(String),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Environment(name) => write!(f, "env {name}"),
+            Self::Flag(flag) => write!(f, "flag {flag}"),
+        }
+    }
+}
+
+/// A flag that gives a setting.
+#[derive(Clone, Debug)]
+pub struct Flag {
+    /// As on the command line.
+    pub name: String,
+    /// `section.field`.
+    pub key: String,
+    /// As given.
+    pub value: Value,
+}
+
+impl Flag {
+    /// A flag's value as text; numbers and booleans are found in it as in an environment variable.
+    pub fn new(name: &str, key: &str, value: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            key: key.to_owned(),
+            // What can't be read as anything else is text.
+            value: value.parse().unwrap_or_else(|_| Value::from(value)),
+        }
+    }
+
+    /// A flag's value that is text, whatever it looks like.
+    pub fn text(name: &str, key: &str, value: impl Into<String>) -> Self {
+        Self {
+            name: name.to_owned(),
+            key: key.to_owned(),
+            value: Value::from(value.into()),
+        }
+    }
+}
+
+impl Provider for Flag {
+    fn metadata(&self) -> Metadata {
+        Metadata::from(self.name.clone(), Source::Custom(self.name.clone()))
+    }
+
+    fn data(&self) -> Result<figment::value::Map<Profile, Dict>, figment::Error> {
+        let nested = figment::util::nest(&self.key, self.value.clone());
+        match nested {
+            Value::Dict(_, dict) => Ok(figment::value::Map::from([(Profile::Default, dict)])),
+            _ => Err(figment::Error::from(format!("{:?} is not SECTION.FIELD", self.key))),
+        }
+    }
+}
+
+/// One setting that holds.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// `section.field`.
+    pub key: String,
+    /// Its value.
+    pub value: serde_json::Value,
+    /// Who gave it.
+    pub origin: Origin,
+}
+
+/// The configuration that holds, and where it came from.
+#[derive(Clone, Debug)]
+pub struct Effective {
+    /// The values.
+    pub config: Config,
+    /// Every key, sorted.
+    pub settings: Vec<Setting>,
+}
+
+/// Puts together defaults, the file, the environment and flags.
+pub fn load(file: Option<&Path>, flags: &[Flag]) -> Result<Effective, ConfigError> {
+    let file = file.map(Path::to_owned).or_else(|| {
+        std::env::var_os(FILE_VARIABLE)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    });
+    let mut layers = Figment::from(Serialized::defaults(Config::default()));
+    if let Some(path) = &file {
+        let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::File {
+            path: path.clone(),
+            cause,
+        })?;
+        layers = layers.merge(File {
+            path: path.clone(),
+            text,
+        });
+    }
+    layers = layers
+        .merge(Env::raw().only(&[RUST_LOG]).map(|_| "telemetry.log_filter".into()))
+        .merge(
+            Env::prefixed(PREFIX)
+                .filter(|key| key.as_str().contains(BETWEEN))
+                .split(BETWEEN),
+        );
+    for flag in flags {
+        layers = layers.merge(flag.clone());
+    }
+    let given: Dict = layers.extract().map_err(|cause| explain(cause, &layers))?;
+    let known = keys();
+    for (key, value) in flat(&given) {
+        if !known.contains(&key) {
+            return Err(ConfigError::UnknownKey {
+                nearest: nearest(&key, &known),
+                origin: origin(&layers, &key, value).to_string(),
+                key,
+            });
+        }
+    }
+    let config: Config = layers.extract().map_err(|cause| explain(cause, &layers))?;
+    if let Some((key, what)) = config.misfit() {
+        let value = layers.find_value(key).map_err(|cause| explain(cause, &layers))?;
+        return Err(ConfigError::BadValue {
+            key: key.to_owned(),
+            origin: origin(&layers, key, &value).to_string(),
+            what,
+        });
+    }
+    let mut settings = Vec::new();
+    for key in known {
+        let value = layers.find_value(&key).map_err(|cause| explain(cause, &layers))?;
+        settings.push(Setting {
+            origin: origin(&layers, &key, &value),
+            value: serde_json::to_value(&value).map_err(|cause| ConfigError::Form(cause.to_string()))?,
+            key,
+        });
+    }
+    Ok(Effective { config, settings })
+}
+
+/// A configuration file whose text is at hand.
+struct File {
+    path: PathBuf,
+    text: String,
+}
+
+impl Provider for File {
+    fn metadata(&self) -> Metadata {
+        Metadata::from("file", self.path.as_path())
+    }
+
+    fn data(&self) -> Result<figment::value::Map<Profile, Dict>, figment::Error> {
+        Toml::string(&self.text).data()
+    }
+}
+
+/// Every key, sorted.
+pub fn keys() -> Vec<String> {
+    let mut keys = Vec::new();
+    let Ok(serde_json::Value::Object(sections)) = serde_json::to_value(Config::default()) else {
+        return keys;
+    };
+    for (section, fields) in &sections {
+        for field in fields.as_object().into_iter().flat_map(serde_json::Map::keys) {
+            keys.push(format!("{section}.{field}"));
+        }
+    }
+    keys
+}
+
+/// What was given, by `section.field`; a section that isn't one, and what lies deeper, as it is.
+fn flat(given: &Dict) -> Vec<(String, &Value)> {
+    let mut all = Vec::new();
+    for (section, value) in given {
+        match value.as_dict() {
+            Some(fields) => all.extend(
+                fields
+                    .iter()
+                    .map(|(field, value)| (format!("{section}.{field}"), value)),
+            ),
+            None => all.push((section.clone(), value)),
+        }
+    }
+    all
+}
+
+fn origin(layers: &Figment, key: &str, value: &Value) -> Origin {
+    let Some(metadata) = layers.get_metadata(value.tag()) else {
+        return Origin::Default;
+    };
+    match &metadata.source {
+        Some(Source::File(path)) => Origin::File(path.clone()),
+        Some(Source::Custom(flag)) => Origin::Flag(flag.clone()),
+        _ if metadata.name.contains(PREFIX) => {
+            let (section, field) = key.split_once('.').unwrap_or((key, ""));
+            Origin::Environment(format!("{PREFIX}{section}{BETWEEN}{field}").to_uppercase())
+        }
+        _ if metadata.name.contains("environment") => Origin::Environment(RUST_LOG.to_owned()),
+        _ => Origin::Default,
+    }
+}
+
+fn nearest(key: &str, known: &[String]) -> Option<String> {
+    let field = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+    let likeness = |name: &String| {
+        let whole = strsim::jaro_winkler(key, name);
+        // A field in the wrong section is the likeliest slip of all.
+        whole.max(strsim::jaro_winkler(&field(key), &field(name)))
+    };
+    let best = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(best) > 0.7).then(|| best.clone())
+}
+
+/// The first of figment's errors, with the key and whoever gave the value.
+fn explain(cause: figment::Error, layers: &Figment) -> ConfigError {
+    let key = cause.path.join(".");
+    if key.is_empty() {
+        return ConfigError::Form(cause.to_string());
+    }
+    let from = layers
+        .find_value(&key)
+        .map_or(Origin::Default, |value| origin(layers, &key, &value));
+    ConfigError::BadValue {
+        key,
+        origin: from.to_string(),
+        what: cause.kind.to_string(),
+    }
+}

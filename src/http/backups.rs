@@ -1,0 +1,107 @@
+//! `POST /v1/backups`: a copy of everything, made while the fold, appends and reads go on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::caller::Caller;
+use super::problem::{Code, Problem, ProblemBody};
+use super::service::{Service, blocking};
+use crate::partition::backup::{BackupError, Manifest, PartitionStanding};
+
+/// What is asked.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BackupRequest {
+    /// An absolute path on the service's machine, to a folder that is empty or doesn't exist; below the service's
+    /// `backup_root`, if it has one. Best on another disk: on the data's own, files are linked, not copied.
+    #[schema(example = "/var/backups/reckon/2026-11-24")]
+    pub to: String,
+}
+
+/// A complete backup.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BackupBody {
+    /// Where it is.
+    pub to: String,
+    /// When it was complete.
+    pub made_at: String,
+    /// The log's id.
+    pub log_id: String,
+    /// Where each store stands in it.
+    pub partitions: Vec<PartitionStanding>,
+    /// Files in it.
+    pub files: u32,
+    /// Their bytes.
+    #[schema(example = "1048576")]
+    pub bytes: String,
+}
+
+impl BackupBody {
+    /// What is said of a manifest; the list of files stays in it.
+    pub fn new(to: String, manifest: Manifest) -> Self {
+        Self {
+            to,
+            files: manifest.files.len() as u32,
+            bytes: manifest.bytes().to_string(),
+            made_at: manifest.made_at,
+            log_id: manifest.log_id,
+            partitions: manifest.partitions,
+        }
+    }
+}
+
+impl From<BackupError> for Problem {
+    fn from(cause: BackupError) -> Self {
+        let text = cause.to_string();
+        match cause {
+            BackupError::NotAbsolute { .. } | BackupError::Misplaced { .. } => Self {
+                field: Some("to".to_owned()),
+                ..Self::new(Code::BadBody, text)
+            },
+            BackupError::NotEmpty { .. } => Self {
+                field: Some("to".to_owned()),
+                ..Self::new(Code::Conflict, text)
+            },
+            BackupError::Busy => Self::new(Code::Conflict, text),
+            BackupError::Read(cause) => cause.into(),
+            BackupError::Partition(cause) if cause.is_disk_full() => Self::new(Code::DiskLow, text).retry_after(10),
+            _ => Self::new(Code::Internal, text),
+        }
+    }
+}
+
+/// Back up
+///
+/// Everything that was acknowledged before is in it. The answer comes when it is complete, which takes as long as reading
+/// all its files; it is completed also when nobody waits for the answer. One at a time.
+#[utoipa::path(
+    post,
+    path = "/v1/backups",
+    tag = "running",
+    request_body = BackupRequest,
+    responses(
+        (status = 201, description = "It is complete", body = BackupBody),
+        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+    security(("operator" = []))
+)]
+pub async fn backup(
+    State(service): State<Arc<Service>>,
+    caller: Caller,
+    body: Result<Json<BackupRequest>, JsonRejection>,
+) -> Result<(axum::http::StatusCode, Json<BackupBody>), Problem> {
+    caller.may_operate()?;
+    let Json(BackupRequest { to }) = body.map_err(|cause| match cause {
+        JsonRejection::MissingJsonContentType(_) => Problem::new(Code::UnsupportedType, cause.body_text()),
+        _ => Problem::new(Code::BadBody, cause.body_text()),
+    })?;
+    let place = PathBuf::from(&to);
+    let manifest = blocking(move || service.running.backup(&place, service.backup_root.as_deref())).await??;
+    Ok((axum::http::StatusCode::CREATED, Json(BackupBody::new(to, manifest))))
+}

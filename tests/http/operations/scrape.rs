@@ -1,0 +1,170 @@
+//! Health, readiness and metrics of a real service.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use reckon::http::metrics::{Kind, METRICS};
+
+use super::deployment::promtool;
+use crate::reads::history;
+use crate::served::{Answer, Served};
+
+/// A sample's name with its labels, and its value.
+pub fn samples(text: &str) -> BTreeMap<String, f64> {
+    let lines = text.lines().filter(|l| !l.is_empty() && !l.starts_with('#'));
+    let mut samples = BTreeMap::new();
+    for line in lines {
+        let (name, value) = line.rsplit_once(' ').expect("a value");
+        samples.insert(name.to_owned(), value.parse().expect("a number"));
+    }
+    samples
+}
+
+/// The sum of a metric's samples whose labels hold `label`.
+pub fn sum(samples: &BTreeMap<String, f64>, name: &str, label: &str) -> f64 {
+    let of = |key: &str| key.split('{').next() == Some(name) && key.contains(label);
+    samples.iter().filter(|(key, _)| of(key)).map(|(_, value)| value).sum()
+}
+
+fn scrape(served: &Served) -> Answer {
+    let answer = served.get("/metrics");
+    assert_eq!(answer.status, 200);
+    answer
+}
+
+#[test]
+fn every_metric_of_the_table_is_there_and_no_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = history(folder.path(), true);
+    let served = Served::start(data.as_ref(), &[]);
+    assert_eq!(served.get("/v1/accounts/acme/usage").status, 200);
+    assert_eq!(served.get("/v1/accounts/nobody/usage").status, 404);
+    assert_eq!(served.get("/nowhere").status, 404);
+    let answer = scrape(&served);
+    assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"));
+    promtool(&["check", "metrics"], &answer.text);
+
+    let found = |prefix: &str| -> BTreeMap<String, String> {
+        let lines = answer.text.lines().filter_map(|l| l.strip_prefix(prefix));
+        lines
+            .filter_map(|l| l.split_once(' '))
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .collect()
+    };
+    let (helps, types) = (found("# HELP "), found("# TYPE "));
+    // What a history made from ticks and a short life don't have.
+    let absent = ["reckon_clock_age_seconds"];
+    for metric in METRICS.iter().filter(|m| !absent.contains(&m.name)) {
+        let kind = match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        assert_eq!(
+            types.get(metric.name).map(String::as_str),
+            Some(kind),
+            "{}",
+            metric.name
+        );
+        assert!(helps.contains_key(metric.name), "{} has no HELP", metric.name);
+        assert_eq!(
+            metric.name.ends_with("_total"),
+            metric.kind == Kind::Counter,
+            "{}",
+            metric.name
+        );
+    }
+    let known: BTreeSet<&str> = METRICS.iter().map(|m| m.name).collect();
+    for name in types.keys() {
+        assert!(known.contains(name.as_str()), "{name} isn't in the table");
+    }
+    for (sample, _) in samples(&answer.text) {
+        let (name, labels) = sample.split_once('{').unwrap_or((&sample, ""));
+        let metric = METRICS.iter().find(|m| {
+            let rest = name.strip_prefix(m.name);
+            rest == Some("") || (m.kind == Kind::Histogram && matches!(rest, Some("_bucket" | "_sum" | "_count")))
+        });
+        let metric = metric.unwrap_or_else(|| panic!("{sample}"));
+        for label in labels
+            .split("\",")
+            .filter_map(|l| l.split_once("=\""))
+            .map(|(name, _)| name)
+        {
+            assert!(metric.labels.contains(&label) || label == "le", "{sample}: {label}");
+        }
+    }
+    assert!(served.stop().success());
+}
+
+#[test]
+fn metrics_say_what_was_folded_also_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = history(folder.path(), true);
+    for _ in 0..2 {
+        let served = Served::start(data.as_ref(), &[]);
+        let text = scrape(&served).text;
+        let all = samples(&text);
+        assert_eq!(sum(&all, "reckon_events_folded_total", ""), 2.0);
+        assert_eq!(sum(&all, "reckon_verdicts_total", "reason=\"completed\""), 1.0);
+        assert_eq!(sum(&all, "reckon_verdicts_total", "reason=\"upstream_error\""), 1.0);
+        assert_eq!(sum(&all, "reckon_verdicts_total", ""), 2.0);
+        assert!(sum(&all, "reckon_outputs_total", "topic=\"statements\"") >= 1.0);
+        assert_eq!(sum(&all, "reckon_fold_lag_records", ""), 0.0);
+        assert_eq!(sum(&all, "reckon_accounts", ""), 1.0);
+        assert_eq!(sum(&all, "reckon_ready", ""), 1.0);
+        assert_eq!(sum(&all, "reckon_partition_failed", ""), 0.0);
+        assert!(sum(&all, "reckon_disk_free_bytes", "") > 0.0);
+        assert!(sum(&all, "process_resident_memory_bytes", "") > 1e6);
+        // Routes by pattern: an account's id is nobody's business here.
+        assert_eq!(served.get("/v1/accounts/acme/usage").status, 200);
+        let text = scrape(&served).text;
+        assert_eq!(
+            sum(
+                &samples(&text),
+                "reckon_http_requests_total",
+                "/usage\",method=\"GET\",status=\"200\""
+            ),
+            1.0
+        );
+        assert!(!text.contains("acme"), "{text}");
+        assert!(served.stop().success());
+    }
+}
+
+#[test]
+fn metrics_are_not_for_strangers_behind_a_proxy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let served = Served::ticks(&folder.path().join("data"), 1);
+    // Without keys whoever is let in is the operator; what counts here is that a proxied request isn't taken for a near one.
+    let proxied = served.get_with("/metrics", &[("x-forwarded-for", "203.0.113.9")]);
+    assert!([200, 403].contains(&proxied.status), "{}", proxied.status);
+    assert_eq!(served.get("/metrics").status, 200);
+}
+
+#[test]
+fn a_service_that_keeps_up_is_healthy_and_ready() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let served = Served::ticks(&folder.path().join("data"), 3);
+    let health = served.get("/healthz");
+    assert_eq!((health.status, health.json()["status"].as_str()), (200, Some("ok")));
+    assert_eq!(health.header("cache-control"), "no-store");
+    let ready = served.get("/readyz");
+    assert_eq!(ready.status, 200);
+    let body = ready.json();
+    assert_eq!(body["ready"], true);
+    assert_eq!(body["partitions"].as_array().map(Vec::len), Some(3));
+    assert_eq!(body["partitions"][2]["lag_records"], "0");
+    assert!(served.stop().success());
+}
+
+#[test]
+fn requests_have_an_id() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let served = Served::ticks(&folder.path().join("data"), 1);
+    let given = served.get_with("/healthz", &[("x-request-id", "from-the-edge-17")]);
+    assert_eq!(given.header("x-request-id"), "from-the-edge-17");
+    let (one, two) = (served.get("/nowhere"), served.get("/healthz"));
+    assert!(!one.header("x-request-id").is_empty());
+    assert_ne!(one.header("x-request-id"), two.header("x-request-id"));
+    let doubtful = served.get_with("/healthz", &[("x-request-id", "a b@c")]);
+    assert_ne!(doubtful.header("x-request-id"), "a b@c");
+}
