@@ -8,6 +8,8 @@ use reckon::http::gate::IngestLimits;
 use reckon::http::gatekeeper::Gatekeeper;
 use reckon::http::server::{self, Limits};
 use reckon::http::service::Service;
+use reckon::http::token_keys::KeyFolder;
+use reckon::log::Log;
 use reckon::partition::Settings;
 use reckon::partition::running::Running;
 use reckon::store::rocks::Budget;
@@ -22,8 +24,10 @@ impl Inside {
     pub fn start(data: &Path, limits: IngestLimits) -> Self {
         let running = Running::start(data, &Budget::default(), &Settings::default()).expect("it runs");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let service = Arc::new(Service::new(running, Gatekeeper::default()).with_ingest_limits(limits));
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        let keys = KeyFolder::of_data(data);
+        let gatekeeper = Gatekeeper::open(keys, &running.log.identity().log_id, any).expect("no key is asked for");
+        let service = Arc::new(Service::new(running, gatekeeper).with_ingest_limits(limits));
         let listener = runtime.block_on(tokio::net::TcpListener::bind(any)).expect("bound");
         let base = format!("http://{}", listener.local_addr().expect("an address"));
         let (router, closing) = (reckon::http::router(Arc::clone(&service)), service.closing.clone());
