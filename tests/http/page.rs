@@ -139,7 +139,7 @@ fn a_call_is_told_in_plain_words() {
     let looked_up = served.get("/accounts/acme/calls?id=%20c-1%20");
     assert_eq!(
         (looked_up.status, looked_up.header("location")),
-        (303, "/accounts/acme/calls/c%2D1")
+        (303, "/accounts/acme/calls/c-1")
     );
     let charged = served.get(looked_up.header("location"));
     assert_page(&charged, 200);
