@@ -91,7 +91,8 @@
       heard();
     };
     source.addEventListener("still", heard);
-    source.onerror = lost;
+    // After a cut the browser comes back by itself and says what it has seen; after a refusal it doesn't.
+    source.onerror = () => (source.readyState === EventSource.CLOSED ? lost() : show("lost"));
   };
 
   // A browser has six connections for a server: a tab that nobody sees gives its own back.

@@ -10,17 +10,17 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use futures_util::stream::unfold;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use super::caller::Caller;
 use super::page;
 use super::params::{Params, Places};
 use super::problem::{Code, Problem, ProblemBody};
 use super::service::{AtLeast, Service, blocking};
-use super::usage::{self, UsageBody, UsageParams};
+use super::usage::{self, UsageParams};
 use super::watchers::{Form, ROUND_EVERY, Totals, Watch};
 use crate::partition::account::{UsageQuery, Window};
 use crate::partition::live::{Live, ReadError, Standing};
@@ -45,6 +45,17 @@ pub struct StreamParams {
     /// What is told apart besides the meter, as for the usage read; `product,class` if not given.
     #[param(nullable = false, example = "product,class")]
     group_by: Option<String>,
+}
+
+/// One message, as a client's reader of server-sent events hands it on.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct UsageMessage {
+    /// PARTITION:OFFSET of the last record that is in it.
+    #[schema(example = "2:1041")]
+    pub id: String,
+    /// A `UsageBody` as JSON.
+    #[schema(content_media_type = "application/json")]
+    pub data: String,
 }
 
 /// The id of a message, which a client sends back as `Last-Event-ID`.
@@ -182,7 +193,7 @@ pub async fn follow(
         ("Last-Event-ID" = Option<String>, Header, description = "PARTITION:OFFSET that was seen before")
     ),
     responses(
-        (status = 200, description = "Messages whose data is such a body", body = UsageBody, content_type = "text/event-stream"),
+        (status = 200, description = "Messages, each with the body of a usage read in `data`", body = UsageMessage, content_type = "text/event-stream"),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("account" = []), ("operator" = []))

@@ -106,7 +106,6 @@ impl Hub {
     fn renew(&self, of: &Arc<Watched>, mark: Mark) {
         match of.totals(&self.live) {
             Ok(Some(totals)) => {
-                metrics::counter!("reckon_stream_messages_computed_total").increment(1);
                 if let Some(entry) = self.entries.lock().watched.get_mut(of) {
                     entry.mark = Some(mark);
                     entry.totals.send_replace(Some(Arc::new(totals)));

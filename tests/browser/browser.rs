@@ -26,7 +26,8 @@ impl Browser {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .unwrap_or_else(|cause| panic!("chromedriver: {cause}; {CURE}"));
+            .map_err(|cause| format!("{cause}; {CURE}"))
+            .expect("chromedriver starts");
         let mut lines = BufReader::new(driver.stdout.take().expect("its output")).lines();
         let port = loop {
             let line = lines
@@ -62,9 +63,7 @@ impl Browser {
             "timeouts": {"script": 60_000, "pageLoad": 60_000},
         }}});
         let session = browser.post("", &wanted);
-        let id = session["sessionId"]
-            .as_str()
-            .unwrap_or_else(|| panic!("{session}; {CURE}"));
+        let id = session["sessionId"].as_str().expect(CURE);
         browser.session = format!("{}/{id}", browser.session);
         browser
     }

@@ -21,3 +21,4 @@ mod served;
 mod soak;
 mod stream;
 mod traffic;
+mod watchers;

@@ -34,12 +34,17 @@ async fn call(running: &Running, account: &str, id: &str) {
     };
     let receipts = running.log.append(0, vec![record]).expect("appended");
     let mut standing = running.partitions[0].watch();
-    standing.wait_for(|s| s.next_offset > receipts[0].offset).await.expect("folded");
+    standing
+        .wait_for(|s| s.next_offset > receipts[0].offset)
+        .await
+        .expect("folded");
 }
 
 fn watch(watchers: &Watchers, running: &Running, account: &str) -> Watch {
     let form = Form::Usage(UsageQuery::default());
-    watchers.watch(&running.partitions[0], account, form).expect("a partition")
+    watchers
+        .watch(&running.partitions[0], account, form)
+        .expect("a partition")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,7 +60,10 @@ async fn all_who_watch_an_account_are_given_one_computation() {
     assert!(Arc::ptr_eq(&first, &two.next().await.expect("totals")), "computed once");
     other.next().await.expect("totals");
     let mut late = watch(&watchers, &running, "acme");
-    assert!(Arc::ptr_eq(&first, &late.next().await.expect("totals")), "not again for a newcomer");
+    assert!(
+        Arc::ptr_eq(&first, &late.next().await.expect("totals")),
+        "not again for a newcomer"
+    );
 
     call(&running, "acme", "c-2").await;
     let second = one.next().await.expect("totals");

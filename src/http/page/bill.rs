@@ -438,8 +438,8 @@ impl Bill {
         }
         let adjusted = by_currency.remove(&currency).unwrap_or_default();
         let all = || lines.iter().chain(&adjusted);
-        let rounded = all().fold(Some(Decimal::ZERO), |sum, l| add(sum, l.rounded));
-        let exact = all().fold(Some(Decimal::ZERO), |sum, l| add(sum, l.exact));
+        let rounded = all().try_fold(Decimal::ZERO, |sum, l| sum.checked_add(l.rounded?));
+        let exact = all().try_fold(Decimal::ZERO, |sum, l| sum.checked_add(l.exact?));
         self.total = Money {
             shown: figures::money(currency, rounded).shown,
             exact: figures::money(currency, exact).exact,
