@@ -1,5 +1,7 @@
 //! The service as a real process on a real socket: what it answers, what it refuses, what it survives.
 
+#![allow(clippy::panic, reason = "how a test fails, also in what tests share")]
+
 mod authorisation;
 mod back_pressure;
 mod backup;

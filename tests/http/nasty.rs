@@ -139,7 +139,7 @@ fn half_closed(to: SocketAddr) {
 fn garbage(to: SocketAddr) {
     for bytes in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 no TLS here\r\n\r\n"[..],
-        &[0xff; 70_000],
+        &vec![0xff; 70_000],
         b"\r\n\r\n\r\n\r\nGET",
     ] {
         let answer = say(to, bytes);
@@ -225,7 +225,7 @@ fn nasty_clients_are_cut_off_while_the_fold_goes_on() {
             }
             (slowest, rounds)
         });
-        let ended: Vec<_> = nasty.into_iter().map(|client| client.join()).collect();
+        let ended: Vec<_> = nasty.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         over.store(true, Ordering::Relaxed);
         let (slowest, rounds) = good.join().expect("the good client is served");
         println!("{rounds} batches of a good client meanwhile, the slowest took {slowest:?}");
