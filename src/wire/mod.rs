@@ -3,6 +3,7 @@
 pub mod ascii;
 pub mod check;
 pub mod control;
+mod fields;
 pub mod json;
 pub mod prices;
 pub mod protobuf;

@@ -6,6 +6,7 @@
 use smallvec::SmallVec;
 
 use super::check::{is_good_id, is_in_range, is_known_meter};
+use super::fields::{Fields, Malformed, Value};
 use crate::model::Ms;
 use crate::model::event::{CallKind, Cause, End, EndMarker, Event, Observer, Phase, Progress, Provenance, Reading};
 use crate::model::limits::{
@@ -15,140 +16,36 @@ use crate::model::limits::{
 use crate::model::quantity::canonical;
 use crate::model::reject::{Reject, RejectReason};
 
-/// Groups within groups that are skipped; prost's limit for messages.
-const DEPTH_MAX: u32 = 100;
-
-/// Not protobuf: where the scan stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed(pub &'static str);
-
-/// Walks the fields of one message.
-#[derive(Clone, Copy)]
-pub(super) struct Fields<'a> {
-    rest: &'a [u8],
-}
-
-/// One field's value.
-#[derive(Clone, Copy)]
-pub(super) enum Value<'a> {
-    Varint(u64),
-    Bytes(&'a [u8]),
-    /// Fixed-width numbers and groups: nothing of the contract has them.
-    Other,
-}
-
-impl<'a> Fields<'a> {
-    pub(super) fn new(rest: &'a [u8]) -> Self {
-        Self { rest }
+/// Keys of fields, number and type in one, so that one jump tells which field it is.
+mod key {
+    const fn number(field: u64) -> u64 {
+        field << 3
     }
 
-    #[inline(always)]
-    fn varint(&mut self) -> Result<u64, Malformed> {
-        if let Some((&byte, rest)) = self.rest.split_first()
-            && byte < 0x80
-        {
-            self.rest = rest;
-            return Ok(byte.into());
-        }
-        self.long_varint()
+    const fn string(field: u64) -> u64 {
+        field << 3 | 2
     }
 
-    fn long_varint(&mut self) -> Result<u64, Malformed> {
-        let mut value = 0u64;
-        for (i, &byte) in self.rest.iter().take(10).enumerate() {
-            if i == 9 && byte > 1 {
-                return Err(Malformed("a number is longer than 64 bits"));
-            }
-            value |= u64::from(byte & 0x7f) << (7 * i);
-            if byte < 0x80 {
-                self.rest = &self.rest[i + 1..];
-                return Ok(value);
-            }
-        }
-        Err(Malformed("a number breaks off"))
-    }
-
-    #[inline(always)]
-    fn take(&mut self, len: u64) -> Result<&'a [u8], Malformed> {
-        if len > self.rest.len() as u64 {
-            return Err(Malformed("a field breaks off"));
-        }
-        let (taken, rest) = self.rest.split_at(len as usize);
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    /// The next field's number and value.
-    #[inline(always)]
-    pub(super) fn next(&mut self) -> Result<Option<(u64, Value<'a>)>, Malformed> {
-        if self.rest.is_empty() {
-            return Ok(None);
-        }
-        let key = self.varint()?;
-        let number = key >> 3;
-        if number == 0 || key > u64::from(u32::MAX) {
-            return Err(Malformed("a field has no valid number"));
-        }
-        let value = match key & 7 {
-            0 => Value::Varint(self.varint()?),
-            2 => {
-                let len = self.varint()?;
-                Value::Bytes(self.take(len)?)
-            }
-            other => {
-                self.skip(other, number, DEPTH_MAX)?;
-                Value::Other
-            }
+    macro_rules! keys {
+        ($all:ident: $($name:ident = $kind:ident $field:literal,)+) => {
+            $(pub(super) const $name: u64 = $kind($field);)+
+            pub(super) const $all: &[u64] = &[$($name,)+];
         };
-        Ok(Some((number, value)))
     }
 
-    fn skip(&mut self, wire_type: u64, number: u64, depth: u32) -> Result<(), Malformed> {
-        match wire_type {
-            0 => self.varint().map(|_| ()),
-            1 => self.take(8).map(|_| ()),
-            2 => {
-                let len = self.varint()?;
-                self.take(len).map(|_| ())
-            }
-            3 if depth > 0 => loop {
-                let key = self.varint()?;
-                if key & 7 == 4 {
-                    return if key >> 3 == number {
-                        Ok(())
-                    } else {
-                        Err(Malformed("a group ends that did not begin"))
-                    };
-                }
-                self.skip(key & 7, key >> 3, depth - 1)?;
-            },
-            5 => self.take(4).map(|_| ()),
-            _ => Err(Malformed("a field has no valid wire type")),
-        }
+    keys! { EVENT:
+        ACCOUNT_ID = string 1, CALL_ID = string 2, PHASE = number 3, OBSERVER = number 4, OCCURRED_AT = string 5,
+        STARTED_AT = string 6, ATTEMPT = number 7, SEQ = number 8, SERVICE = string 9, PRODUCT = string 10,
+        KIND = number 11, END = string 12, USAGE = string 13, SOURCE = string 14, BOOT_ID = string 15,
+        IDEMPOTENCY_KEY = string 16, PARENT_ID = string 17, TRACEPARENT = string 18, EVENT_ID = string 19,
+        DIMENSION = string 20, NATIVE = string 21,
     }
-}
-
-impl<'a> Value<'a> {
-    #[inline]
-    fn number(self) -> Result<u64, Malformed> {
-        match self {
-            Self::Varint(value) => Ok(value),
-            _ => Err(Malformed("a number has the wrong wire type")),
-        }
+    keys! { INSTANT: SECONDS = number 1, NANOS = number 2, }
+    keys! { TERMINATION:
+        CAUSE = number 1, PROGRESS = number 2, CLIENT_STATUS = number 3, UPSTREAM_STATUS = number 4,
+        END_MARKER = number 5, ERROR_TYPE = string 6,
     }
-
-    #[inline]
-    pub(super) fn bytes(self) -> Result<&'a [u8], Malformed> {
-        match self {
-            Self::Bytes(value) => Ok(value),
-            _ => Err(Malformed("a string or message has the wrong wire type")),
-        }
-    }
-
-    #[inline]
-    fn text(self) -> Result<&'a str, Malformed> {
-        super::ascii::text(self.bytes()?).ok_or(Malformed("a string is not UTF-8"))
-    }
+    keys! { QUANTITY: METER = string 1, VALUE = number 2, SCALE = number 3, PROVENANCE = number 4, }
 }
 
 /// An enum's number as prost reads it: 32 bits, sign and all.
@@ -196,11 +93,11 @@ struct Raw<'a> {
 
 fn scan_instant(bytes: &[u8], at: &mut (i64, i32), unknown: &mut u32) -> Result<(), Malformed> {
     let mut fields = Fields::new(bytes);
-    while let Some((number, value)) = fields.next()? {
-        match number {
-            1 => at.0 = value.number()? as i64,
-            2 => at.1 = value.number()? as u32 as i32,
-            _ => *unknown += 1,
+    while let Some(key) = fields.key()? {
+        match key {
+            key::SECONDS => at.0 = fields.varint()? as i64,
+            key::NANOS => at.1 = fields.varint()? as u32 as i32,
+            _ => fields = fields.pass(key, key::INSTANT, unknown)?,
         }
     }
     Ok(())
@@ -208,15 +105,15 @@ fn scan_instant(bytes: &[u8], at: &mut (i64, i32), unknown: &mut u32) -> Result<
 
 fn scan_end<'a>(bytes: &'a [u8], end: &mut RawEnd<'a>, unknown: &mut u32) -> Result<(), Malformed> {
     let mut fields = Fields::new(bytes);
-    while let Some((number, value)) = fields.next()? {
-        match number {
-            1 => end.cause = enum_number(value.number()?),
-            2 => end.progress = enum_number(value.number()?),
-            3 => end.client_status = value.number()? as u32,
-            4 => end.upstream_status = value.number()? as u32,
-            5 => end.end_marker = enum_number(value.number()?),
-            6 => end.error_type = value.text()?,
-            _ => *unknown += 1,
+    while let Some(key) = fields.key()? {
+        match key {
+            key::CAUSE => end.cause = enum_number(fields.varint()?),
+            key::PROGRESS => end.progress = enum_number(fields.varint()?),
+            key::CLIENT_STATUS => end.client_status = fields.varint()? as u32,
+            key::UPSTREAM_STATUS => end.upstream_status = fields.varint()? as u32,
+            key::END_MARKER => end.end_marker = enum_number(fields.varint()?),
+            key::ERROR_TYPE => end.error_type = fields.text()?,
+            _ => fields = fields.pass(key, key::TERMINATION, unknown)?,
         }
     }
     Ok(())
@@ -225,13 +122,13 @@ fn scan_end<'a>(bytes: &'a [u8], end: &mut RawEnd<'a>, unknown: &mut u32) -> Res
 fn scan_quantity<'a>(bytes: &'a [u8], unknown: &mut u32) -> Result<RawQuantity<'a>, Malformed> {
     let mut quantity = RawQuantity::default();
     let mut fields = Fields::new(bytes);
-    while let Some((number, value)) = fields.next()? {
-        match number {
-            1 => quantity.meter = value.text()?,
-            2 => quantity.value = value.number()? as i64,
-            3 => quantity.scale = value.number()? as u32,
-            4 => quantity.provenance = enum_number(value.number()?),
-            _ => *unknown += 1,
+    while let Some(key) = fields.key()? {
+        match key {
+            key::METER => quantity.meter = fields.text()?,
+            key::VALUE => quantity.value = fields.varint()? as i64,
+            key::SCALE => quantity.scale = fields.varint()? as u32,
+            key::PROVENANCE => quantity.provenance = enum_number(fields.varint()?),
+            _ => fields = fields.pass(key, key::QUANTITY, unknown)?,
         }
     }
     Ok(quantity)
@@ -253,45 +150,50 @@ fn scan_pair(bytes: &[u8]) -> Result<(&str, &str), Malformed> {
 impl<'a> Raw<'a> {
     fn scan(&mut self, bytes: &'a [u8]) -> Result<(), Malformed> {
         let mut fields = Fields::new(bytes);
-        while let Some((number, value)) = fields.next()? {
-            match number {
-                1 => self.account = value.text()?,
-                2 => self.call = value.text()?,
-                3 => self.phase = enum_number(value.number()?),
-                4 => self.observer = enum_number(value.number()?),
-                5 => {
+        while let Some(key) = fields.key()? {
+            match key {
+                key::ACCOUNT_ID => self.account = fields.text()?,
+                key::CALL_ID => self.call = fields.text()?,
+                key::PHASE => self.phase = enum_number(fields.varint()?),
+                key::OBSERVER => self.observer = enum_number(fields.varint()?),
+                key::OCCURRED_AT => {
                     let at = self.occurred_at.get_or_insert_default();
-                    scan_instant(value.bytes()?, at, &mut self.unknown_fields)?;
+                    scan_instant(fields.bytes()?, at, &mut self.unknown_fields)?;
                 }
-                6 => scan_instant(value.bytes()?, &mut (0, 0), &mut self.unknown_fields)?,
-                7 => self.attempt = value.number()? as u32,
-                8 => self.seq = value.number()?,
-                9 => self.service = value.text()?,
-                10 => self.product = value.text()?,
-                11 => self.kind = enum_number(value.number()?),
-                12 => {
+                key::STARTED_AT => scan_instant(fields.bytes()?, &mut (0, 0), &mut self.unknown_fields)?,
+                key::ATTEMPT => self.attempt = fields.varint()? as u32,
+                key::SEQ => self.seq = fields.varint()?,
+                key::SERVICE => self.service = fields.text()?,
+                key::PRODUCT => self.product = fields.text()?,
+                key::KIND => self.kind = enum_number(fields.varint()?),
+                key::END => {
                     let end = self.end.get_or_insert_default();
-                    scan_end(value.bytes()?, end, &mut self.unknown_fields)?;
+                    scan_end(fields.bytes()?, end, &mut self.unknown_fields)?;
                 }
-                13 => {
-                    let quantity = scan_quantity(value.bytes()?, &mut self.unknown_fields)?;
+                key::USAGE => {
+                    let quantity = scan_quantity(fields.bytes()?, &mut self.unknown_fields)?;
                     self.usage.push(quantity);
                 }
-                14..=19 => {
+                key::SOURCE
+                | key::BOOT_ID
+                | key::IDEMPOTENCY_KEY
+                | key::PARENT_ID
+                | key::TRACEPARENT
+                | key::EVENT_ID => {
                     // Stays in the log; that it is text is all that is asked.
-                    value.text()?;
+                    fields.text()?;
                 }
-                20 => {
-                    let pair = scan_pair(value.bytes()?)?;
+                key::DIMENSION => {
+                    let pair = scan_pair(fields.bytes()?)?;
                     self.measure_pair(pair, "dimensions");
                     self.dimensions.push(pair);
                 }
-                21 => {
-                    let pair = scan_pair(value.bytes()?)?;
+                key::NATIVE => {
+                    let pair = scan_pair(fields.bytes()?)?;
                     self.measure_pair(pair, "native");
                     self.native += 1;
                 }
-                _ => self.unknown_fields += 1,
+                _ => fields = fields.pass(key, key::EVENT, &mut self.unknown_fields)?,
             }
         }
         Ok(())
@@ -346,6 +248,7 @@ impl<'a> Raw<'a> {
     }
 }
 
+#[inline(always)]
 fn enum_value<T>(
     number: i32,
     default: Option<T>,
@@ -360,7 +263,12 @@ fn enum_value<T>(
     u64::try_from(number)
         .ok()
         .and_then(from)
-        .ok_or_else(|| Reject::new(RejectReason::UnknownEnum, field, format!("number {number}")))
+        .ok_or_else(|| unknown_enum(number, field))
+}
+
+#[cold]
+fn unknown_enum(number: i32, field: &'static str) -> Reject {
+    Reject::new(RejectReason::UnknownEnum, field, format!("number {number}"))
 }
 
 fn undecodable(field: &'static str, detail: impl Into<String>) -> Reject {
@@ -434,18 +342,22 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, Reject> {
         }),
         _ => None,
     };
-    let mut provenances: SmallVec<[Provenance; 8]> = SmallVec::new();
-    for quantity in &raw.usage {
-        provenances.push(enum_value(
+    // All names first: an unknown one is a reason before a bad quantity.
+    let provenance = |quantity: &RawQuantity<'_>| {
+        let default = Some(Provenance::EdgeCounted);
+        enum_value(
             quantity.provenance,
-            Some(Provenance::EdgeCounted),
+            default,
             Provenance::from_number,
             "usage.provenance",
-        )?);
+        )
+    };
+    for quantity in &raw.usage {
+        provenance(quantity)?;
     }
     let mut usage = SmallVec::new();
-    for (quantity, provenance) in raw.usage.iter().zip(provenances) {
-        usage.push(reading(quantity, provenance, observer)?);
+    for quantity in &raw.usage {
+        usage.push(reading(quantity, provenance(quantity)?, observer)?);
     }
     let too_large = raw.too_large(bytes.len());
     let (seconds, nanos) = raw.occurred_at.unwrap_or_default();
