@@ -67,6 +67,10 @@ struct Fold {
     #[arg(long)]
     calls_output: bool,
 
+    /// Commit after so many events and never by the clock, so that a busy machine commits as often as an idle one
+    #[arg(long)]
+    commit_events: Option<u64>,
+
     /// Folder for the stores; a temporary one by default
     #[arg(long)]
     data: Option<PathBuf>,
@@ -76,13 +80,55 @@ struct Fold {
     reopen: bool,
 }
 
+/// Wall time and this thread's time on a processor: the one is what counts, the other is comparable on a busy machine.
+#[derive(Clone, Copy, Default)]
+struct Spent {
+    wall: Duration,
+    cpu: Duration,
+}
+
+impl Spent {
+    fn add(&mut self, from: &Clocks) {
+        self.wall += from.wall.elapsed();
+        self.cpu += cpu_time().saturating_sub(from.cpu);
+    }
+
+    fn ratio(self, to: Self) -> (f64, f64) {
+        let ratio = |a: Duration, b: Duration| a.as_secs_f64() / b.as_secs_f64().max(1e-9);
+        (ratio(self.wall, to.wall), ratio(self.cpu, to.cpu))
+    }
+}
+
+struct Clocks {
+    wall: Instant,
+    cpu: Duration,
+}
+
+impl Clocks {
+    fn now() -> Self {
+        let cpu = cpu_time();
+        Self {
+            wall: Instant::now(),
+            cpu,
+        }
+    }
+}
+
+/// Time that this thread has had a processor, as the kernel counts it; 0 where it doesn't say.
+fn cpu_time() -> Duration {
+    let counted = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = counted.split(' ').next().and_then(|first| first.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or(0))
+}
+
 /// What one round measured.
 struct Round {
     events: u64,
-    fold: Duration,
+    fold: Spent,
     commit: Duration,
-    prost: Duration,
-    scan: Duration,
+    commits: u64,
+    prost: Spent,
+    scan: Spent,
     batch_bytes: BTreeMap<&'static str, u64>,
     written_bytes: u64,
     disk_bytes: u64,
@@ -109,9 +155,9 @@ struct Feeder {
     batch: Batch,
     offset: u64,
     events: u64,
-    fold: Duration,
-    prost: Duration,
-    scan: Duration,
+    fold: Spent,
+    prost: Spent,
+    scan: Spent,
     compare: bool,
     tick_ms: Ms,
 }
@@ -119,20 +165,20 @@ struct Feeder {
 impl Feeder {
     fn flush(&mut self, partition: &mut Partition) -> Result<(), CliError> {
         if self.compare {
-            let started = Instant::now();
+            let started = Clocks::now();
             for record in self.batch.iter().filter(|r| r.kind == Kind::Event) {
                 std::hint::black_box(pb::CallEvent::decode(record.bytes).is_ok());
             }
-            self.prost += started.elapsed();
-            let started = Instant::now();
+            self.prost.add(&started);
+            let started = Clocks::now();
             for record in self.batch.iter().filter(|r| r.kind == Kind::Event) {
                 std::hint::black_box(crate::wire::protobuf::decode(record.bytes).is_ok());
             }
-            self.scan += started.elapsed();
+            self.scan.add(&started);
         }
-        let started = Instant::now();
+        let started = Clocks::now();
         partition.fold(&self.batch, self.batch.len())?;
-        self.fold += started.elapsed();
+        self.fold.add(&started);
         self.batch.clear();
         Ok(())
     }
@@ -168,6 +214,14 @@ impl Fold {
             calls_output: self.calls_output,
             ..Settings::default()
         };
+        let settings = match self.commit_events {
+            None => settings,
+            Some(commit_events) => Settings {
+                commit_events,
+                commit_ms: u64::MAX,
+                ..settings
+            },
+        };
         let budget = Budget::default();
         let mut partition = Partition::open(log(), 0, data, &budget, settings.clone())?;
         let calls = Dense {
@@ -179,9 +233,9 @@ impl Fold {
             batch: Batch::default(),
             offset: partition.machine.position.next_offset,
             events: 0,
-            fold: Duration::ZERO,
-            prost: Duration::ZERO,
-            scan: Duration::ZERO,
+            fold: Spent::default(),
+            prost: Spent::default(),
+            scan: Spent::default(),
             compare: false,
             tick_ms: dense::START_MS,
         };
@@ -199,13 +253,13 @@ impl Fold {
             partition.finish()?;
         }
         feeder.compare = true;
-        (feeder.events, feeder.fold) = (0, Duration::ZERO);
+        (feeder.events, feeder.fold) = (0, Spent::default());
         let before = (partition.work, partition.rocks.written_bytes());
         feeder.feed(&mut partition, &calls, self.remembered, self.remembered + self.calls)?;
-        let started = Instant::now();
+        let started = Clocks::now();
         partition.commit()?;
         partition.send()?;
-        feeder.fold += started.elapsed();
+        feeder.fold.add(&started);
         let work = partition.work;
         let machine = &partition.machine;
         let memory = BTreeMap::from([
@@ -240,6 +294,7 @@ impl Fold {
             events: feeder.events,
             fold: feeder.fold,
             commit: work.commit_time.saturating_sub(before.0.commit_time),
+            commits: work.commits - before.0.commits,
             prost: feeder.prost,
             scan: feeder.scan,
             batch_bytes,
@@ -294,16 +349,20 @@ impl Fold {
         let fixed = |value: f64, places: usize| format!("{value:.places$}");
         let calls = self.calls.max(1) as f64;
         let mut row = json!({
-            "events_per_second": median(&|r| r.events as f64 / r.fold.as_secs_f64()) as u64,
-            "fold_to_prost_decode_ratio": fixed(median(&|r| r.fold.as_secs_f64() / r.prost.as_secs_f64()), 2),
-            "ns_per_event_whole_fold": fixed(median(&|r| ns(r.fold, r)), 0),
+            "events_per_second": median(&|r| r.events as f64 / r.fold.wall.as_secs_f64()) as u64,
+            "fold_to_prost_decode_ratio": fixed(median(&|r| r.fold.ratio(r.prost).0), 2),
+            "fold_to_prost_decode_ratio_cpu_time": fixed(median(&|r| r.fold.ratio(r.prost).1), 2),
+            "ns_per_event_whole_fold": fixed(median(&|r| ns(r.fold.wall, r)), 0),
+            "ns_per_event_whole_fold_cpu_time": fixed(median(&|r| ns(r.fold.cpu, r)), 0),
             "ns_per_event_of_it_in_commits": fixed(median(&|r| ns(r.commit, r)), 0),
-            "ns_per_event_prost_decode": fixed(median(&|r| ns(r.prost, r)), 0),
-            "ns_per_event_own_decode": fixed(median(&|r| ns(r.scan, r)), 0),
+            "ns_per_event_prost_decode": fixed(median(&|r| ns(r.prost.wall, r)), 0),
+            "ns_per_event_prost_decode_cpu_time": fixed(median(&|r| ns(r.prost.cpu, r)), 0),
+            "ns_per_event_own_decode_cpu_time": fixed(median(&|r| ns(r.scan.cpu, r)), 0),
             "bytes_written_per_call": fixed(median(&|r| r.written_bytes as f64 / calls), 1),
             "disk_bytes_per_remembered_call": fixed(median(&|r| r.disk_bytes as f64 / r.remembered.max(1) as f64), 1),
             "memory_bytes_per_remembered_call":
                 fixed(median(&|r| r.memory["remembered_calls"] as f64 / r.remembered.max(1) as f64), 2),
+            "commits": median(&|r| r.commits as f64) as u64,
             "remembered_calls": median(&|r| r.remembered as f64) as u64,
             "open_calls": median(&|r| r.open as f64) as u64,
             "memory_bytes_calls": median(&|r| r.memory["calls"] as f64) as u64,

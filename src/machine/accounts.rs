@@ -4,9 +4,11 @@
 //! nor a new time zone database can move a call from one bill to another.
 
 use compact_str::CompactString;
-use hashbrown::HashTable;
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::numbers::Numbers;
+use super::prefetch::prefetch;
 use super::usage::Bucket;
 use crate::model::Ms;
 use crate::model::money::Currency;
@@ -71,8 +73,8 @@ pub struct Account {
     pub id: CompactString,
     /// Holds for periods that aren't stored yet.
     pub profile: ProfileId,
-    /// Contiguous, oldest first.
-    pub periods: Vec<Period>,
+    /// Contiguous, oldest first. One stands in place: it is looked at for every call, and most accounts have no more open.
+    pub periods: SmallVec<[Period; 1]>,
     /// The latest day with usage.
     pub day: Option<Box<Latest>>,
     /// The latest hour with usage.
@@ -104,7 +106,7 @@ impl Account {
 #[derive(Debug, Default)]
 pub struct Accounts {
     all: Vec<Account>,
-    by_id: HashTable<u32>,
+    by_id: Numbers,
     profiles: Vec<Profile>,
     dirty: Vec<u32>,
 }
@@ -117,9 +119,26 @@ impl Accounts {
 
     /// The account's number.
     pub fn find(&self, id: &str) -> Option<u32> {
+        self.find_hashed(id, Self::hash(id))
+    }
+
+    /// The account's number, by its id and the id's hash.
+    #[inline]
+    pub fn find_hashed(&self, id: &str, hash: u64) -> Option<u32> {
         self.by_id
-            .find(Self::hash(id), |&n| self.all[n as usize].id == id)
-            .copied()
+            .find(hash, |n| self.get(n).is_some_and(|account| account.id == id))
+    }
+
+    /// The number that [`Accounts::find_hashed`] will look at first: to be asked for ahead.
+    #[inline]
+    pub fn likely(&self, hash: u64) -> Option<u32> {
+        self.by_id.find(hash, |_| true)
+    }
+
+    /// Asks the processor for the place in the table of numbers.
+    #[inline]
+    pub fn prefetch_place(&self, hash: u64) {
+        self.by_id.prefetch(hash);
     }
 
     /// The account's number, given now if it has none; and whether it is new.
@@ -130,7 +149,7 @@ impl Accounts {
         let account = Account {
             id: id.into(),
             profile: 0,
-            periods: Vec::new(),
+            periods: SmallVec::new(),
             day: None,
             hour: None,
             changes: 0,
@@ -144,9 +163,7 @@ impl Accounts {
         let number = self.all.len() as u32;
         let hash = Self::hash(&account.id);
         self.all.push(account);
-        let all = &self.all;
-        self.by_id
-            .insert_unique(hash, number, |&n| Self::hash(&all[n as usize].id));
+        self.by_id.insert(hash, number);
         self.mark_dirty(number);
         number
     }
@@ -163,7 +180,7 @@ impl Accounts {
         let number = self.push(Account {
             id,
             profile,
-            periods,
+            periods: SmallVec::from_slice(&periods),
             day,
             hour,
             changes: 0,
@@ -208,23 +225,40 @@ impl Accounts {
 
     /// Asks the processor for the account itself.
     #[inline]
-    pub fn touch(&self, number: u32) -> u8 {
-        self.all.get(number as usize).map_or(0, |a| a.periods.len() as u8)
+    pub fn prefetch(&self, number: u32) {
+        if let Some(account) = self.all.get(number as usize) {
+            prefetch(account);
+        }
     }
 
     /// Asks the processor for what booking a call of the account needs, once the account is there.
     #[inline]
-    pub fn touch_latest(&self, number: u32) -> u8 {
+    pub fn prefetch_latest(&self, number: u32) {
         let Some(account) = self.all.get(number as usize) else {
-            return 0;
+            return;
         };
-        let latest = |latest: &Option<Box<Latest>>| {
-            latest
-                .as_ref()
-                .map_or(0, |l| l.bucket.lines.len() as u8 ^ l.bucket.touch())
+        if account.periods.spilled()
+            && let Some(period) = account.periods.last()
+        {
+            prefetch(period);
+        }
+        for latest in [&account.day, &account.hour].into_iter().flatten() {
+            prefetch(latest.as_ref());
+        }
+    }
+
+    /// Asks the processor for the lines of the latest buckets, once the buckets are there.
+    #[inline]
+    pub fn prefetch_lines(&self, number: u32) {
+        let Some(account) = self.all.get(number as usize) else {
+            return;
         };
-        let period = account.periods.last().map_or(0, |p| p.standing as u8);
-        latest(&account.day) ^ latest(&account.hour) ^ period
+        for latest in [&account.day, &account.hour].into_iter().flatten() {
+            let lines = &latest.bucket.lines;
+            if lines.spilled() {
+                prefetch(lines.as_slice());
+            }
+        }
     }
 
     /// All, by number.
@@ -289,7 +323,7 @@ impl Accounts {
 
     /// Bytes of the table of accounts alone: known without a look at each.
     pub fn table_bytes(&self) -> usize {
-        self.all.capacity() * size_of::<Account>() + self.by_id.capacity() * 5
+        self.all.capacity() * size_of::<Account>() + self.by_id.memory_bytes()
     }
 
     /// Bytes of memory, roughly.
@@ -304,11 +338,19 @@ impl Accounts {
                     }
             })
         };
+        let ids = |a: &Account| if a.id.is_heap_allocated() { a.id.len() } else { 0 };
+        let periods = |a: &Account| {
+            if a.periods.spilled() {
+                a.periods.capacity() * size_of::<Period>()
+            } else {
+                0
+            }
+        };
         self.table_bytes()
             + self
                 .all
                 .iter()
-                .map(|a| if a.id.is_heap_allocated() { a.id.len() } else { 0 } + a.periods.capacity() * size_of::<Period>() + buckets(&a.day) + buckets(&a.hour))
+                .map(|a| ids(a) + periods(a) + buckets(&a.day) + buckets(&a.hour))
                 .sum::<usize>()
     }
 }

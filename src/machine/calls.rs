@@ -6,9 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use hashbrown::HashTable;
-
 use super::evidence::Evidence;
+use super::numbers::Numbers;
+use super::prefetch::prefetch;
 use super::verdict::Wait;
 use crate::model::Ms;
 use crate::model::id::{CallId, CallKey};
@@ -96,12 +96,9 @@ impl Call {
         self.since.max(self.evidence.last)
     }
 
-    fn hash(&self) -> u64 {
+    /// The hash by which it is found.
+    pub fn hash(&self) -> u64 {
         self.id.key().hash(self.account)
-    }
-
-    fn queue_touch(&self) -> u8 {
-        self.prev as u8 ^ self.revision as u8
     }
 }
 
@@ -127,7 +124,7 @@ impl Default for List {
 pub struct Calls {
     chunks: Vec<Vec<Option<Call>>>,
     free: Vec<Slot>,
-    table: HashTable<(u32, Slot)>,
+    table: Numbers,
     /// By policy version and wait.
     waiting: Vec<[List; Wait::COUNT]>,
     /// Versions that have a waiting call, in order.
@@ -141,10 +138,6 @@ pub struct Calls {
     pub corrections: BTreeMap<Slot, Box<super::verdict::Correction>>,
     dirty_pages: Vec<u32>,
     page_is_dirty: Vec<bool>,
-}
-
-fn tag(hash: u64) -> u32 {
-    (hash >> 32) as u32
 }
 
 /// A call in the ordered map has no neighbours: its links hold the time by which it is found there.
@@ -178,6 +171,7 @@ impl Calls {
     }
 
     /// The call in `slot`.
+    #[inline]
     pub fn get(&self, slot: Slot) -> Option<&Call> {
         self.chunks
             .get(slot as usize / CHUNK)?
@@ -185,20 +179,42 @@ impl Calls {
             .as_ref()
     }
 
-    /// Asks the processor for the call's facts.
+    /// Asks the processor for the call.
     #[inline]
-    pub fn touch(&self, slot: Slot) -> u8 {
-        self.get(slot).map_or(0, |call| {
-            call.evidence.amounts.len() as u8 ^ call.evidence.endings.len() as u8 ^ call.queue_touch()
-        })
+    pub fn prefetch(&self, slot: Slot) {
+        let chunk = self.chunks.get(slot as usize / CHUNK);
+        if let Some(call) = chunk.and_then(|c| c.get(slot as usize % CHUNK)) {
+            prefetch(call);
+        }
+    }
+
+    /// Asks the processor for the calls before and after it in its queue, which change when it is taken out.
+    #[inline]
+    pub fn prefetch_neighbours(&self, slot: Slot) {
+        if let Some(call) = self.get(slot) {
+            self.prefetch(call.prev);
+            self.prefetch(call.next);
+        }
+    }
+
+    /// The call behind it in its queue.
+    pub fn behind(&self, call: &Call) -> Option<&Call> {
+        self.get(call.next)
+    }
+
+    /// Asks the processor for the call behind it in its queue.
+    pub fn prefetch_behind(&self, call: &Call) {
+        self.prefetch(call.next);
     }
 
     /// The call in `slot`, to change; its page will be written.
+    #[inline]
     pub fn get_mut(&mut self, slot: Slot) -> Option<&mut Call> {
         self.mark_dirty(slot);
         self.slot_mut(slot)
     }
 
+    #[inline]
     fn slot_mut(&mut self, slot: Slot) -> Option<&mut Call> {
         self.chunks
             .get_mut(slot as usize / CHUNK)?
@@ -208,24 +224,41 @@ impl Calls {
 
     fn mark_dirty(&mut self, slot: Slot) {
         let page = slot / PAGE_SLOTS;
+        if self.page_is_dirty.get(page as usize) != Some(&true) {
+            self.mark_page_dirty(page);
+        }
+    }
+
+    #[cold]
+    fn mark_page_dirty(&mut self, page: u32) {
         if self.page_is_dirty.len() <= page as usize {
             self.page_is_dirty.resize(page as usize + 1, false);
         }
-        let dirty = &mut self.page_is_dirty[page as usize];
-        if !*dirty {
-            *dirty = true;
-            self.dirty_pages.push(page);
-        }
+        self.page_is_dirty[page as usize] = true;
+        self.dirty_pages.push(page);
     }
 
     /// The slot of a resident call.
     pub fn find(&self, account: u32, key: &CallKey<'_>, hash: u64) -> Option<Slot> {
-        let tag = tag(hash);
-        self.table
-            .find(hash, |&(t, slot)| {
-                t == tag && self.get(slot).is_some_and(|c| c.account == account && c.id.is(key))
-            })
-            .map(|&(_, slot)| slot)
+        self.table.find(hash, |slot| self.holds(slot, account, key))
+    }
+
+    /// Whether the slot holds this call.
+    #[inline]
+    pub fn holds(&self, slot: Slot, account: u32, key: &CallKey<'_>) -> bool {
+        self.get(slot).is_some_and(|c| c.account == account && c.id.is(key))
+    }
+
+    /// The slot that [`Calls::find`] will look into first: to be asked for ahead.
+    #[inline]
+    pub fn likely(&self, hash: u64) -> Option<Slot> {
+        self.table.find(hash, |_| true)
+    }
+
+    /// Asks the processor for the place in the table.
+    #[inline]
+    pub fn prefetch_place(&self, hash: u64) {
+        self.table.prefetch(hash);
     }
 
     /// Puts a call in, in no queue.
@@ -250,12 +283,7 @@ impl Calls {
         };
         self.chunks[slot as usize / CHUNK][slot as usize % CHUNK] = Some(call);
         self.mark_dirty(slot);
-        let chunks = &self.chunks;
-        self.table.insert_unique(hash, (tag(hash), slot), |&(_, s)| {
-            chunks[s as usize / CHUNK][s as usize % CHUNK]
-                .as_ref()
-                .map_or(0, Call::hash)
-        });
+        self.table.insert(hash, slot);
         slot
     }
 
@@ -273,12 +301,7 @@ impl Calls {
         }
         self.resident += 1;
         self.chunks[slot as usize / CHUNK][slot as usize % CHUNK] = Some(call);
-        let chunks = &self.chunks;
-        self.table.insert_unique(hash, (tag(hash), slot), |&(_, s)| {
-            chunks[s as usize / CHUNK][s as usize % CHUNK]
-                .as_ref()
-                .map_or(0, Call::hash)
-        });
+        self.table.insert(hash, slot);
     }
 
     /// After the last [`Calls::restore`]: finds the free slots, lowest last, so that they are used first.
@@ -297,9 +320,7 @@ impl Calls {
             .get_mut(slot as usize % CHUNK)?
             .take()?;
         let hash = call.hash();
-        if let Ok(entry) = self.table.find_entry(hash, |&(_, s)| s == slot) {
-            entry.remove();
-        }
+        self.table.remove(hash, slot);
         self.free.push(slot);
         self.resident -= 1;
         if !call.is_settled() {
@@ -321,10 +342,13 @@ impl Calls {
                 if self.waiting.len() <= index {
                     self.waiting.resize_with(index + 1, Default::default);
                 }
-                if let Err(at) = self.in_use.binary_search(&policy) {
+                let list = &mut self.waiting[index][wait as usize];
+                if list.len == 0
+                    && let Err(at) = self.in_use.binary_search(&policy)
+                {
                     self.in_use.insert(at, policy);
                 }
-                Some(&mut self.waiting[index][wait as usize])
+                Some(list)
             }
             Queue::Warm => Some(&mut self.warm),
             Queue::Clean => Some(&mut self.clean),
@@ -465,9 +489,7 @@ impl Calls {
     /// Bytes of memory: slab, table, heap of calls that outgrew their inline lists.
     pub fn memory_bytes(&self) -> usize {
         let slab = self.chunks.iter().map(Vec::capacity).sum::<usize>() * size_of::<Option<Call>>();
-        // hashbrown: one control byte an entry.
-        let table = self.table.capacity() * 8 / 7 * (size_of::<(u32, Slot)>() + 1);
-        slab + table + self.free.capacity() * 4 + self.corrections.len() * 160
+        slab + self.table.memory_bytes() + self.free.capacity() * 4 + self.corrections.len() * 160
     }
 }
 

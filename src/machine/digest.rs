@@ -48,10 +48,12 @@ impl Digest {
 
     /// Notes a change of a call, account or output: its key hash and two words that tell what changed.
     pub fn note(&mut self, mark: Mark, key: u64, words: [u64; 2]) {
-        self.pending.push(mark as u8);
-        self.pending.extend_from_slice(&key.to_le_bytes());
-        self.pending.extend_from_slice(&words[0].to_le_bytes());
-        self.pending.extend_from_slice(&words[1].to_le_bytes());
+        // Put together first, so that the list looks for room once.
+        let mut note = [mark as u8; 25];
+        note[1..9].copy_from_slice(&key.to_le_bytes());
+        note[9..17].copy_from_slice(&words[0].to_le_bytes());
+        note[17..25].copy_from_slice(&words[1].to_le_bytes());
+        self.pending.extend_from_slice(&note);
     }
 
     /// Notes bytes that belong to the last mark.
@@ -62,8 +64,10 @@ impl Digest {
 
     /// Notes a quantity that belongs to the last mark.
     pub fn quantity(&mut self, meter: u32, nano: i128) {
-        self.pending.extend_from_slice(&meter.to_le_bytes());
-        self.pending.extend_from_slice(&nano.to_le_bytes());
+        let mut note = [0; 20];
+        note[..4].copy_from_slice(&meter.to_le_bytes());
+        note[4..].copy_from_slice(&nano.to_le_bytes());
+        self.pending.extend_from_slice(&note);
     }
 
     /// Chains in what was noted at `offset`, if anything was.
@@ -71,8 +75,10 @@ impl Digest {
         if self.pending.is_empty() {
             return;
         }
-        self.pending.extend_from_slice(&offset.to_le_bytes());
-        self.pending.extend_from_slice(&self.value.to_le_bytes());
+        let mut end = [0; 24];
+        end[..8].copy_from_slice(&offset.to_le_bytes());
+        end[8..].copy_from_slice(&self.value.to_le_bytes());
+        self.pending.extend_from_slice(&end);
         self.value = xxh3_128_with_seed(&self.pending, self.value as u64);
         self.pending.clear();
     }

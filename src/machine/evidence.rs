@@ -116,7 +116,8 @@ impl Amount {
             10,
             1,
         ];
-        i128::from(self.value) * i128::from(POWERS[usize::from(self.scale.min(9))])
+        // 63 × 30 bits: always fits, and unchecked it is one instruction.
+        i128::from(self.value).wrapping_mul(i128::from(POWERS[usize::from(self.scale.min(9))]))
     }
 
     /// Whether it wins over `other`: higher provenance, then larger value (RULES §3).
@@ -341,15 +342,16 @@ impl Evidence {
                 Some(old)
             }
             Err(at) => {
+                let len = self.amounts.len();
                 if !self.admit_meter(new.meter, names) {
                     return;
                 }
                 // Making room may have moved the place.
-                let at = if at <= self.amounts.len() {
+                let at = if self.amounts.len() == len {
+                    at
+                } else {
                     self.amounts
                         .partition_point(|a| (a.attempt, a.meter) < (new.attempt, new.meter))
-                } else {
-                    self.amounts.len()
                 };
                 self.amounts.insert(at, new);
                 None

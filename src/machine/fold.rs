@@ -39,6 +39,19 @@ pub struct Record<'a> {
     pub input: Input<'a>,
 }
 
+/// What the shell has looked up of an event's call, for many events at once: a hint, and none is as good.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// Number of the event's account.
+    pub account: u32,
+    /// The event's call id, read.
+    pub key: CallKey<'a>,
+    /// The call's hash.
+    pub hash: u64,
+    /// Where the call was when it was looked up.
+    pub slot: Option<Slot>,
+}
+
 /// How far the partition is folded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
@@ -247,6 +260,11 @@ impl Machine {
 
     /// Applies one step of a record. Call again with the same record until [`Advance::Done`].
     pub fn advance(&mut self, record: &Record<'_>) -> Advance {
+        self.advance_known(record, None)
+    }
+
+    /// The same, for an event whose call has been looked up.
+    pub fn advance_known(&mut self, record: &Record<'_>, known: Option<&Known<'_>>) -> Advance {
         debug_assert_eq!(record.offset, self.position.next_offset);
         // A tick counts before the clock moves; a bad one only moves it as any record does.
         let mut tick = None;
@@ -280,7 +298,7 @@ impl Machine {
             self.clock.advance(target, policy);
         }
         match &record.input {
-            Input::Event(Ok(event)) => self.event(record, event),
+            Input::Event(Ok(event)) => self.event(record, event, known),
             Input::Tick(Ok(_)) => {
                 if let Some(Err(reject)) = tick {
                     self.reject(record, reject);
@@ -484,18 +502,30 @@ impl Machine {
         Ok(now)
     }
 
-    fn event(&mut self, record: &Record<'_>, event: &Event<'_>) {
+    fn event(&mut self, record: &Record<'_>, event: &Event<'_>, known: Option<&Known<'_>>) {
         let now = match self.check_event(record, event) {
             Ok(now) => now,
             Err(reject) => return self.reject(record, reject),
         };
         self.counters.events += 1;
         self.counters.unknown_fields += u64::from(event.unknown_fields);
-        let account = self.account(event.account);
-        let key = CallKey::parse(event.call);
-        let hash = key.hash(account);
+        let known = match known {
+            Some(known) => *known,
+            None => {
+                let account = self.account(event.account);
+                let key = CallKey::parse(event.call);
+                let hash = key.hash(account);
+                Known {
+                    account,
+                    key,
+                    hash,
+                    slot: None,
+                }
+            }
+        };
+        let Known { account, key, hash, .. } = known;
         let shape = self.shape(event);
-        let (slot, new) = match self.find_call(account, &key, hash) {
+        let (slot, new) = match self.find_known(&known) {
             Some(slot) => (slot, false),
             None => {
                 let policy = (self.policies.len() - 1) as u16;
@@ -507,11 +537,10 @@ impl Machine {
             return;
         };
         let before = call.is_settled().then(|| self.verdict_of(slot)).flatten();
-        let mut difference = std::mem::take(&mut self.difference);
         if let Some(call) = self.calls.get_mut(slot) {
-            call.evidence.merge(event, shape, &mut self.names, &mut difference);
+            call.evidence.merge(event, shape, &mut self.names, &mut self.difference);
         }
-        if new || difference.changed {
+        if new || self.difference.changed {
             self.digest.note(
                 Mark::Evidence,
                 hash,
@@ -520,7 +549,7 @@ impl Machine {
                     u64::from(event.attempt) << 16 | (event.phase as u64) << 8 | event.observer as u64,
                 ],
             );
-            for change in &difference.amounts {
+            for change in &self.difference.amounts {
                 self.digest.quantity(change.after.meter.0, change.after.nano());
             }
             match before {
@@ -530,7 +559,6 @@ impl Machine {
         } else {
             self.counters.copies += 1;
         }
-        self.difference = difference;
     }
 
     /// The account's number; a new one is noted.
@@ -544,7 +572,20 @@ impl Machine {
 
     /// The resident call, unless it is forgotten: then it makes room for a new life of its id.
     pub(super) fn find_call(&mut self, account: u32, key: &CallKey<'_>, hash: u64) -> Option<Slot> {
-        let slot = self.calls.find(account, key, hash)?;
+        self.find_known(&Known {
+            account,
+            key: *key,
+            hash,
+            slot: None,
+        })
+    }
+
+    fn find_known(&mut self, known: &Known<'_>) -> Option<Slot> {
+        let (calls, account, key) = (&self.calls, known.account, &known.key);
+        let slot = known
+            .slot
+            .filter(|&slot| calls.holds(slot, account, key))
+            .or_else(|| calls.find(account, key, known.hash))?;
         let call = self.calls.get(slot)?;
         if call.is_settled() && call.remembered_until() < self.clock.forget_line {
             self.calls.remove(slot);
@@ -555,29 +596,30 @@ impl Machine {
 
     /// Numbers the event's service, product and the rollup values that the policy in force names.
     fn shape(&mut self, event: &Event<'_>) -> ShapeId {
+        let rollup = &self.rollups[self.rollups.len() - 1];
+        if rollup.is_empty() || event.dimensions.is_empty() {
+            return self.names.plain_shape(event.service, event.product);
+        }
         let symbols = &mut self.names.symbols;
         let mut shape = Shape {
             service: symbols.intern(event.service),
             product: symbols.intern(event.product),
             ..Shape::default()
         };
-        let rollup = &self.rollups[self.rollups.len() - 1];
-        if !rollup.is_empty() && !event.dimensions.is_empty() {
-            for &name in rollup {
-                let wanted = symbols.name(name);
-                let value = event
-                    .dimensions
-                    .iter()
-                    .rev()
-                    .find(|(n, _)| *n == wanted)
-                    .map_or("", |(_, v)| *v);
-                let value = symbols.intern(value);
-                if !value.is_none() {
-                    shape.dimensions.push((name, value));
-                }
+        for &name in rollup {
+            let wanted = symbols.name(name);
+            let value = event
+                .dimensions
+                .iter()
+                .rev()
+                .find(|(n, _)| *n == wanted)
+                .map_or("", |(_, v)| *v);
+            let value = symbols.intern(value);
+            if !value.is_none() {
+                shape.dimensions.push((name, value));
             }
-            shape.dimensions.sort_unstable();
         }
+        shape.dimensions.sort_unstable();
         self.names.shape(shape)
     }
 }

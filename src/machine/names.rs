@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::model::limits::{CONTRACT_METERS, METER_REQUESTS, ROLLUP_OTHER};
-use crate::model::symbol::{Sym, Symbols};
+use crate::model::symbol::{Sym, Symbols, ends};
 
 macro_rules! fixed {
     ($($(#[$doc:meta])* $konst:ident = $number:literal, $name:expr;)+) => {
@@ -98,7 +98,11 @@ pub struct Names {
     pub symbols: Symbols,
     shapes: Vec<Shape>,
     by_shape: HashTable<u32>,
+    /// Shapes without dimensions found or given lately, each at the place that the ends of its names give.
+    recent: Vec<ShapeId>,
 }
+
+const RECENT_BITS: u32 = 8;
 
 impl Default for Names {
     fn default() -> Self {
@@ -111,6 +115,7 @@ impl Default for Names {
             symbols,
             shapes: vec![Shape::default()],
             by_shape: HashTable::new(),
+            recent: vec![ShapeId::NONE; 1 << RECENT_BITS],
         }
     }
 }
@@ -118,6 +123,30 @@ impl Default for Names {
 impl Names {
     /// How many symbols there are before any record.
     pub const FIXED_SYMBOLS: usize = FIXED.len() + 1;
+
+    /// The number of the shape of these names and no dimension, given now if it has none.
+    ///
+    /// Every event asks for one, and nearly always for one of few: the names are compared, nothing is hashed whole.
+    pub fn plain_shape(&mut self, service: &str, product: &str) -> ShapeId {
+        let place = (ends(service) ^ ends(product).rotate_left(19)) >> (64 - RECENT_BITS);
+        let place = place as usize;
+        let recent = self.recent[place];
+        let shape = self.of(recent);
+        if self.symbols.name(shape.product) == product
+            && self.symbols.name(shape.service) == service
+            && shape.dimensions.is_empty()
+        {
+            return recent;
+        }
+        let shape = Shape {
+            service: self.symbols.intern(service),
+            product: self.symbols.intern(product),
+            ..Shape::default()
+        };
+        let id = self.shape(shape);
+        self.recent[place] = id;
+        id
+    }
 
     /// The shape's number, given now if it has none.
     pub fn shape(&mut self, shape: Shape) -> ShapeId {

@@ -8,7 +8,7 @@ use super::digest::Mark;
 use super::fold::Machine;
 use super::names::{self, Shape, ShapeId};
 use super::usage::{Bucket, LineKey, Span};
-use super::verdict::{self, Verdict};
+use super::verdict::{self, Ruling, Verdict};
 use crate::model::Ms;
 use crate::model::limits::ROLLUP_COMBINATIONS_MAX;
 use crate::model::outcome::Class;
@@ -30,14 +30,17 @@ struct Place {
 impl Machine {
     /// The verdict that the evidence of a resident call comes to, every wait taken as over.
     pub fn verdict_of(&self, slot: Slot) -> Option<Verdict> {
+        self.verdict_by(slot, None)
+    }
+
+    /// The same, by the row that the evidence is known to come to.
+    fn verdict_by(&self, slot: Slot, ruling: Option<Ruling>) -> Option<Verdict> {
         let call = self.calls.get(slot)?;
         let correction = call.corrected.then(|| self.calls.corrections.get(&slot)).flatten();
-        Some(verdict::verdict(
-            &call.evidence,
-            self.policy_of(call.policy),
-            correction.map(AsRef::as_ref),
-            &self.names,
-        ))
+        let correction = correction.map(AsRef::as_ref);
+        let ruling = ruling.unwrap_or_else(|| verdict::rule(&call.evidence, self.policy_of(call.policy), correction));
+        let bill = verdict::bill(&call.evidence, &ruling, correction, &self.names);
+        Some(Verdict { ruling, bill })
     }
 
     /// After a change of an open call's evidence: settles it if its row waits for nothing, else lets it wait.
@@ -63,7 +66,8 @@ impl Machine {
         let open_until = since.saturating_add(policy.max_open_ms);
         let due = waits_until.min(open_until);
         if due <= now {
-            self.settle(slot);
+            // By the row that was found just now.
+            self.settle_by(slot, Some(ruling));
             return;
         }
         self.enqueue(slot, ruling.wait, waits_until, open_until);
@@ -93,11 +97,14 @@ impl Machine {
 
     /// Gives an open call its verdict, now.
     pub(super) fn settle(&mut self, slot: Slot) {
+        self.settle_by(slot, None);
+    }
+
+    fn settle_by(&mut self, slot: Slot, ruling: Option<Ruling>) {
         let now = self.now();
-        let Some(verdict) = self.verdict_of(slot) else {
+        let Some(verdict) = self.verdict_by(slot, ruling) else {
             return;
         };
-        self.calls.dequeue(slot);
         let Some(call) = self.calls.get_mut(slot) else {
             return;
         };
@@ -130,7 +137,8 @@ impl Machine {
             return;
         }
         let old = self.place(account, before);
-        let new = self.place(account, &after);
+        let stays = before.ruling.at == after.ruling.at && before.bill.dimensions == after.bill.dimensions;
+        let new = if stays { old } else { self.place(account, &after) };
         let key = |p: &Place, v: &Verdict| line_key(p, v);
         let (old_key, new_key) = (key(&old, before), key(&new, &after));
         let what = |v: &Verdict| (v.ruling.outcome, v.ruling.reason);
@@ -247,7 +255,8 @@ impl Machine {
         slot: Slot,
     ) {
         for &(meter, nano) in quantities {
-            self.digest.quantity(meter.0, nano * sign);
+            // Not multiplied: that is a call for numbers this wide.
+            self.digest.quantity(meter.0, if sign < 0 { -nano } else { nano });
         }
         let day = self.bucket(account, Span::Day, place.month, place.day);
         day.add(key, quantities, sign);

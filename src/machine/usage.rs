@@ -51,43 +51,36 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Adds `sign ×` the quantities to the line of `key`.
+    /// Adds the quantities to the line of `key`; takes them away if `sign` is negative.
     pub fn add(&mut self, key: LineKey, quantities: &[(Sym, i128)], sign: i128) {
         self.dirty = true;
-        let at = match self.lines.iter().position(|l| l.key >= key) {
-            Some(at) if self.lines[at].key == key => at,
-            found => {
-                let at = found.unwrap_or(self.lines.len());
-                self.lines.insert(
-                    at,
-                    Line {
-                        key,
-                        meters: SmallVec::new(),
-                    },
-                );
-                at
+        // Equality first: it is one comparison of 16 bytes, order is four of fields.
+        let meters = match self.lines.iter().position(|l| l.key == key) {
+            Some(at) => &mut self.lines[at].meters,
+            None => {
+                let at = self.lines.partition_point(|l| l.key < key);
+                let meters = SmallVec::new();
+                self.lines.insert(at, Line { key, meters });
+                &mut self.lines[at].meters
             }
         };
-        let meters = &mut self.lines[at].meters;
+        let mut at = 0;
         for &(meter, quantity) in quantities {
             // 2^127 / (2^63 × 10^9) = 1.8 × 10^10 readings of the largest value there is: no log gets there.
-            let change = quantity.saturating_mul(sign);
-            match meters.iter().position(|m| m.0 >= meter) {
-                Some(at) if meters[at].0 == meter => {
-                    meters[at].1 = meters[at].1.saturating_add(change);
-                }
-                found => meters.insert(found.unwrap_or(meters.len()), (meter, change)),
+            let change = if sign < 0 { quantity.saturating_neg() } else { quantity };
+            // Both lists are sorted by meter, but for what a caller may give: then the search begins anew.
+            if at > 0 && meters[at - 1].0 >= meter {
+                at = 0;
             }
+            while at < meters.len() && meters[at].0 < meter {
+                at += 1;
+            }
+            match meters.get_mut(at) {
+                Some(held) if held.0 == meter => held.1 = held.1.saturating_add(change),
+                _ => meters.insert(at, (meter, change)),
+            }
+            at += 1;
         }
-    }
-
-    /// Asks the processor for the lines.
-    #[inline]
-    pub fn touch(&self) -> u8 {
-        self.lines.iter().fold(0, |touched, line| {
-            let last = line.meters.last().map_or(0, |m| m.1 as u8);
-            touched ^ line.key.class as u8 ^ last
-        })
     }
 
     /// Counts calls.

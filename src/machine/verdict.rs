@@ -175,6 +175,11 @@ fn speaks_for_upstream(ending: &Ending) -> bool {
 fn word_endings(evidence: &Evidence, observer: Observer) -> &[Ending] {
     let mut chosen: &[Ending] = &[];
     let all = evidence.endings.as_slice();
+    if let [only] = all {
+        // Nearly every call.
+        let is_word = only.observer == observer && only.scope == Scope::Call;
+        return if is_word { all } else { chosen };
+    }
     let mut at = 0;
     while at < all.len() {
         let head = &all[at];
@@ -426,6 +431,16 @@ fn agree(judged: impl Iterator<Item = (Row, Ms)>) -> Option<(Row, Ms)> {
 
 /// The call's kind by rank (RULES §3); 0 = unset.
 fn kind_of(evidence: &Evidence, serving: u8) -> u8 {
+    // Nearly always all events name one kind.
+    let first = evidence.labels.first().map_or(0, super::evidence::Label::kind);
+    let uniform = evidence.labels.iter().all(|l| {
+        l.kind() == first
+            && (l.kind_ended() == first || l.kind_ended() == 0)
+            && (l.attempt == serving || l.attempt == 0)
+    });
+    if uniform {
+        return first;
+    }
     ranked(evidence, serving, |l| (l.kind(), l.kind_ended()), u8::max)
 }
 
@@ -448,10 +463,11 @@ fn rule_evidence(evidence: &Evidence, policy: &Policy) -> Ruling {
         serving,
         upstream,
     };
-    let decided = if task {
-        judge_task(&facts, edge)
-    } else {
-        agree(edge.iter().map(|e| (facts.judge_edge(e), e.at)))
+    let decided = match edge {
+        _ if task => judge_task(&facts, edge),
+        [] => None,
+        [only] => Some((facts.judge_edge(only), only.at)),
+        several => agree(several.iter().map(|e| (facts.judge_edge(e), e.at))),
     };
     let (row, at) = decided.unwrap_or_else(|| {
         // Row 18 or 19: the general order; the edge's words, if any, were dropped.
@@ -532,11 +548,14 @@ pub fn rule(evidence: &Evidence, policy: &Policy, correction: Option<&Correction
 /// The best amount per meter of the serving attempt and attempt 0, reserved ones left out (RULES §4, *billed quantities*).
 pub fn best_amounts(evidence: &Evidence, serving: u8) -> SmallVec<[Amount; 5]> {
     let mut best: SmallVec<[Amount; 5]> = SmallVec::new();
-    for amount in &evidence.amounts {
+    let amounts = &evidence.amounts;
+    // Nearly every call has amounts at one attempt: then each meter stands there once.
+    let several = amounts.first().map(|a| a.attempt) != amounts.last().map(|a| a.attempt);
+    for amount in amounts {
         if (amount.attempt != serving && amount.attempt != 0) || amount.provenance == Provenance::Reserved {
             continue;
         }
-        match best.iter_mut().find(|b| b.meter == amount.meter) {
+        match best.iter_mut().find(|b| several && b.meter == amount.meter) {
             Some(held) => {
                 if amount.beats(held) {
                     *held = *amount;
@@ -570,7 +589,9 @@ pub fn bill(evidence: &Evidence, ruling: &Ruling, correction: Option<&Correction
         let shape = names.of(first);
         bill.service = shape.service;
         bill.product = shape.product;
-        bill.dimensions.clone_from(&shape.dimensions);
+        if !shape.dimensions.is_empty() {
+            bill.dimensions.clone_from(&shape.dimensions);
+        }
     } else {
         let shapes = |pick: &dyn Fn(&names::Shape) -> Sym| {
             ranked(

@@ -88,7 +88,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            commit_events: 300_000,
+            commit_events: 1_000_000,
             commit_ms: 1_000,
             flush_bytes: 192 << 20,
             flush_ms: 30_000,

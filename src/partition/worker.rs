@@ -7,17 +7,20 @@ use smallvec::SmallVec;
 
 use super::{PartitionError, Settings};
 use crate::log::{Batch, Log};
+use crate::machine::accounts::Accounts;
 use crate::machine::calls::Queue;
 use crate::machine::control;
-use crate::machine::fold::{Advance, Machine, Position, Record};
+use crate::machine::fold::{Advance, Known, Machine, Position, Record};
 use crate::machine::output::{Output, Topic};
 use crate::model::Ms;
+use crate::model::event::Phase;
 use crate::model::id::CallKey;
 use crate::model::period::Month;
 use crate::store::commit::{self, CommitBytes, Written};
 use crate::store::load::load_period;
 use crate::store::rocks::Rocks;
 use crate::store::shelf::Shelf;
+use crate::wire::pb::control::Body;
 use crate::wire::record::{self, Input, Kind};
 
 /// Records that are decoded, looked up and applied together, so that memory is waited for once and not once a record.
@@ -86,6 +89,26 @@ pub struct Partition {
     pub(super) prune_below: Option<u64>,
     pub(super) caught_up: bool,
     pub(super) scratch: Vec<Vec<u8>>,
+}
+
+/// Whether the record may change totals: those that only open a call, or say that it goes on, don't.
+fn may_book(record: &Record<'_>) -> bool {
+    match &record.input {
+        Input::Event(Ok(event)) => !matches!(event.phase, Phase::Started | Phase::ResponseStarted | Phase::Progress),
+        _ => true,
+    }
+}
+
+/// The account and the call that a record is about.
+fn called<'r>(record: &'r Record<'_>) -> Option<(&'r str, &'r str)> {
+    match &record.input {
+        Input::Event(Ok(event)) => Some((event.account, event.call)),
+        Input::Control(Ok(control)) => match &control.body {
+            Some(Body::Correction(c)) => Some((&c.account_id, &c.call_id)),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 impl Partition {
@@ -188,10 +211,10 @@ impl Partition {
                 input: record::decode(polled.kind, polled.bytes, scratch),
             });
         }
-        self.bring_in(&records)?;
+        let known = self.bring_in(&records)?;
         let mut folded = 0;
-        for record in &records {
-            if !self.apply(record)? {
+        for (record, known) in records.iter().zip(&known) {
+            if !self.apply(record, known.as_ref())? {
                 break;
             }
             folded += 1;
@@ -221,59 +244,85 @@ impl Partition {
         self.machine.position != self.committed
     }
 
-    /// Makes resident every packed call that a record of the group is about.
-    fn bring_in(&mut self, records: &[Record<'_>]) -> Result<(), PartitionError> {
+    /// Makes resident every packed call that a record of the group is about, and says what it found out on the way.
+    fn bring_in<'r>(
+        &mut self,
+        records: &'r [Record<'_>],
+    ) -> Result<SmallVec<[Option<Known<'r>>; GROUP]>, PartitionError> {
         // In stages over the whole group, each a row of independent looks, so that memory is waited for once a stage.
-        let mut wanted: SmallVec<[(u32, CallKey<'_>, u64); GROUP]> = SmallVec::new();
-        for record in records {
-            let (account, call) = match &record.input {
-                Input::Event(Ok(event)) => (event.account, event.call),
-                Input::Control(Ok(control)) => match &control.body {
-                    Some(crate::wire::pb::control::Body::Correction(c)) => (c.account_id.as_str(), c.call_id.as_str()),
-                    _ => continue,
-                },
-                _ => continue,
-            };
-            // An account that has no number yet has no calls.
-            let Some(account) = self.machine.accounts.find(account) else {
-                continue;
-            };
-            let key = CallKey::parse(call);
-            wanted.push((account, key, key.hash(account)));
-        }
-        let accounts = &self.machine.accounts;
-        let mut touched = wanted.iter().fold(0, |t, w| t ^ accounts.touch(w.0));
-        touched ^= wanted.iter().fold(0, |t, w| t ^ accounts.touch_latest(w.0));
-        let mut absent: SmallVec<[(u32, CallKey<'_>, u64); GROUP]> = SmallVec::new();
-        for (account, key, hash) in wanted {
-            match self.machine.calls.find(account, &key, hash) {
-                Some(slot) => touched ^= self.machine.calls.touch(slot),
-                None => {
-                    touched ^= self.shelf.touch(hash);
-                    absent.push((account, key, hash));
+        let machine = &self.machine;
+        let (accounts, calls) = (&machine.accounts, &machine.calls);
+        let named: SmallVec<[Option<(&str, &str, u64)>; GROUP]> = records
+            .iter()
+            .map(|record| called(record).map(|(account, call)| (account, call, Accounts::hash(account))))
+            .collect();
+        let hashes = || named.iter().flatten().map(|named| named.2);
+        hashes().for_each(|hash| accounts.prefetch_place(hash));
+        hashes()
+            .filter_map(|hash| accounts.likely(hash))
+            .for_each(|account| accounts.prefetch(account));
+        let mut known: SmallVec<[Option<Known<'r>>; GROUP]> = named
+            .iter()
+            .zip(records)
+            .map(|(named, record)| {
+                let (account, call, hash) = (*named)?;
+                // An account that has no number yet has no calls.
+                let account = accounts.find_hashed(account, hash)?;
+                if may_book(record) {
+                    accounts.prefetch_latest(account);
                 }
+                let key = CallKey::parse(call);
+                let hash = key.hash(account);
+                calls.prefetch_place(hash);
+                let slot = None;
+                Some(Known {
+                    account,
+                    key,
+                    hash,
+                    slot,
+                })
+            })
+            .collect();
+        for (known, record) in known.iter_mut().zip(records) {
+            let Some(known) = known else { continue };
+            if may_book(record) {
+                accounts.prefetch_lines(known.account);
+            }
+            known.slot = calls.likely(known.hash);
+            match known.slot {
+                Some(slot) => calls.prefetch(slot),
+                None => self.shelf.prefetch(known.hash),
             }
         }
-        std::hint::black_box(touched);
-        for (account, key, hash) in absent {
-            if self.machine.calls.find(account, &key, hash).is_some() {
-                continue;
+        for known in known.iter().flatten() {
+            known.slot.into_iter().for_each(|slot| calls.prefetch_neighbours(slot));
+        }
+        for known in known.iter_mut().flatten() {
+            let calls = &mut self.machine.calls;
+            if known
+                .slot
+                .is_none_or(|slot| !calls.holds(slot, known.account, &known.key))
+            {
+                known.slot = calls.find(known.account, &known.key, known.hash);
             }
-            if let Some(packed) = self.shelf.find(&self.rocks, account, &key, hash)? {
-                let slot = self.machine.calls.insert(packed.call);
+            if known.slot.is_none()
+                && let Some(packed) = self.shelf.find(&self.rocks, known.account, &known.key, known.hash)?
+            {
+                let slot = calls.insert(packed.call);
                 if let Some(correction) = packed.correction {
-                    self.machine.calls.corrections.insert(slot, correction);
+                    calls.corrections.insert(slot, correction);
                 }
-                self.machine.calls.enqueue(slot, Queue::Clean);
+                calls.enqueue(slot, Queue::Clean);
+                known.slot = Some(slot);
             }
         }
-        Ok(())
+        Ok(known)
     }
 
     /// Applies a record until it is done or a step says that there is more. Whether it is done.
-    fn apply(&mut self, record: &Record<'_>) -> Result<bool, PartitionError> {
+    fn apply(&mut self, record: &Record<'_>, known: Option<&Known<'_>>) -> Result<bool, PartitionError> {
         loop {
-            match self.machine.advance(record) {
+            match self.machine.advance_known(record, known) {
                 Advance::Done => return Ok(true),
                 Advance::More => return Ok(false),
                 Advance::Load(periods) => self.load(&periods)?,
@@ -309,8 +358,15 @@ impl Partition {
             if call.changed.saturating_add(self.settings.hold_ms) > now && calls.warm() < WARM_MAX {
                 break;
             }
-            let correction = calls.corrections.get(&slot).map(AsRef::as_ref);
-            self.shelf.put(call, correction);
+            // While this one is packed, memory is asked for the next two.
+            if let Some(next) = calls.behind(call) {
+                let hash = next.hash();
+                self.shelf.prefetch(hash);
+                calls.prefetch_place(hash);
+                calls.prefetch_behind(next);
+            }
+            let correction = call.corrected.then(|| calls.corrections.get(&slot)).flatten();
+            self.shelf.put(call, correction.map(AsRef::as_ref));
             calls.remove(slot);
         }
         while calls.clean() > CLEAN_MAX

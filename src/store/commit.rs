@@ -177,7 +177,13 @@ fn ledger(machine: &mut Machine, batch: &mut WriteBatch) {
 
 fn accounts(machine: &mut Machine, batch: &mut WriteBatch) {
     let mut w = Writer::default();
-    for (number, row) in machine.accounts.take_dirty() {
+    let dirty = machine.accounts.take_dirty();
+    for (at, &(number, row)) in dirty.iter().enumerate() {
+        // Totals lie scattered: those of a few accounts ahead are asked for in time.
+        let ahead = |by: usize| dirty.get(at + by).map_or(0, |d| d.0);
+        let accounts = &machine.accounts;
+        accounts.prefetch_latest(ahead(16));
+        accounts.prefetch_lines(ahead(8));
         let Some(account) = machine.accounts.get(number) else {
             continue;
         };

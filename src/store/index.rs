@@ -20,6 +20,8 @@ use std::collections::BTreeSet;
 
 use smallvec::SmallVec;
 
+use crate::machine::prefetch::prefetch;
+
 /// Bits of a call's hash that are kept, here and beside its block.
 pub const RETAINED_BITS: u32 = 36;
 
@@ -324,8 +326,7 @@ impl Index {
     /// Notes a whole block's calls; the lines that they need are asked for together.
     pub fn insert_all(&mut self, retained: &[u64], block: u64) {
         for group in retained.chunks(16) {
-            let touched = group.iter().fold(0, |sum: u8, &r| sum ^ self.touch(r));
-            std::hint::black_box(touched);
+            group.iter().for_each(|&r| self.prefetch(r));
             for &r in group {
                 self.insert(r, block);
             }
@@ -350,12 +351,13 @@ impl Index {
 
     /// Asks the processor for the lines that a lookup will need.
     #[inline]
-    pub fn touch(&self, retained: u64) -> u8 {
+    pub fn prefetch(&self, retained: u64) {
         let (segment, h) = Self::place(retained);
         let segment = &self.segments[segment];
         let first = segment.first(h);
         let second = segment.second(first, h - segment.least_of(first));
-        segment.lines[first as usize].0[63] ^ segment.lines[second as usize].0[63]
+        prefetch(&segment.lines[first as usize]);
+        prefetch(&segment.lines[second as usize]);
     }
 
     /// Blocks below are dropped.

@@ -183,10 +183,10 @@ impl Shelf {
         }
     }
 
-    /// Asks the processor for what [`Shelf::find`] will look at.
+    /// Asks the processor for what [`Shelf::find`] and [`Shelf::put`] will look at.
     #[inline]
-    pub fn touch(&self, hash: u64) -> u8 {
-        self.index.touch(retained(hash))
+    pub fn prefetch(&self, hash: u64) {
+        self.index.prefetch(retained(hash));
     }
 
     /// The newest packed word on a call, if a block holds it.

@@ -337,7 +337,12 @@ const NANO: i128 = 1_000_000_000;
 
 /// Nearly every sum is whole: then it is written without its nine zeros. The lowest bit tells.
 fn write_nano(nano: i128, w: &mut Writer) {
-    if nano % NANO == 0 {
+    // Sums under 9 billion are divided in 64 bits: in 128 it is a call that takes a fifth of a commit.
+    if let Ok(small) = i64::try_from(nano)
+        && small % NANO as i64 == 0
+    {
+        w.int(small / NANO as i64 * 2);
+    } else if nano % NANO == 0 {
         w.wide((nano / NANO).wrapping_mul(2));
     } else {
         w.byte(1 << 1);

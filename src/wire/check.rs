@@ -1,5 +1,6 @@
 //! What can be said of a value by itself, whatever carried it.
 
+use super::ascii::is_plain;
 use crate::model::Ms;
 use crate::model::limits::{CONTRACT_METERS, ID_BYTES_MAX, METER_REQUESTS};
 
@@ -10,10 +11,7 @@ pub fn is_known_meter(meter: &str) -> bool {
 
 /// Whether an id has at most 128 bytes and no control characters.
 pub fn is_good_id(id: &str) -> bool {
-    let bytes = id.as_bytes();
-    // No early end: so it is done for many bytes at once.
-    let plain = bytes.iter().fold(true, |plain, b| plain & (0x20..0x7f).contains(b));
-    bytes.len() <= ID_BYTES_MAX && (plain || !id.chars().any(char::is_control))
+    id.len() <= ID_BYTES_MAX && (is_plain(id.as_bytes()) || !id.chars().any(char::is_control))
 }
 
 /// A protobuf instant, floored to milliseconds.

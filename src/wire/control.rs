@@ -4,9 +4,9 @@
 use prost::Message;
 use serde_json::Value;
 
+use super::fields::Fields;
 use super::json::{Object, parse, quantities};
 use super::pb::{self, control::Body};
-use super::protobuf::Fields;
 use crate::model::reject::{Reject, RejectReason};
 
 /// A message's fields: number, and the fields of the message it holds.
@@ -63,7 +63,7 @@ fn unknown(path: &str, number: u64) -> Reject {
 }
 
 fn find_unknown(bytes: &[u8]) -> Result<(), Reject> {
-    let malformed = |m: super::protobuf::Malformed| undecodable("", m.0);
+    let malformed = |m: super::fields::Malformed| undecodable("", m.0);
     let mut fields = Fields::new(bytes);
     while let Some((number, value)) = fields.next().map_err(malformed)? {
         match number {

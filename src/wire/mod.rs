@@ -5,6 +5,7 @@ pub mod check;
 #[cfg(feature = "store")]
 pub mod cloud_event;
 pub mod control;
+mod fields;
 pub mod json;
 pub mod plain_json;
 pub mod prices;

@@ -4,145 +4,42 @@
 //! is wrong in the order of RULES §5.
 
 use super::check::is_in_range;
+use super::fields::{Fields, Malformed, Value};
 use super::raw::{Raw, RawEnd, RawQuantity, undecodable};
 use crate::model::Ms;
 use crate::model::event::Event;
 use crate::model::reject::{Reject, RejectReason};
 
-/// Groups within groups that are skipped; prost's limit for messages.
-const DEPTH_MAX: u32 = 100;
-
-/// Not protobuf: where the scan stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed(pub &'static str);
-
-/// Walks the fields of one message.
-#[derive(Clone, Copy)]
-pub(super) struct Fields<'a> {
-    rest: &'a [u8],
-}
-
-/// One field's value.
-#[derive(Clone, Copy)]
-pub(super) enum Value<'a> {
-    Varint(u64),
-    Bytes(&'a [u8]),
-    /// Fixed-width numbers and groups: nothing of the contract has them.
-    Other,
-}
-
-impl<'a> Fields<'a> {
-    pub(super) fn new(rest: &'a [u8]) -> Self {
-        Self { rest }
+/// Keys of fields, number and type in one, so that one jump tells which field it is.
+mod key {
+    const fn number(field: u64) -> u64 {
+        field << 3
     }
 
-    #[inline(always)]
-    fn varint(&mut self) -> Result<u64, Malformed> {
-        if let Some((&byte, rest)) = self.rest.split_first()
-            && byte < 0x80
-        {
-            self.rest = rest;
-            return Ok(byte.into());
-        }
-        self.long_varint()
+    const fn string(field: u64) -> u64 {
+        field << 3 | 2
     }
 
-    fn long_varint(&mut self) -> Result<u64, Malformed> {
-        let mut value = 0u64;
-        for (i, &byte) in self.rest.iter().take(10).enumerate() {
-            if i == 9 && byte > 1 {
-                return Err(Malformed("a number is longer than 64 bits"));
-            }
-            value |= u64::from(byte & 0x7f) << (7 * i);
-            if byte < 0x80 {
-                self.rest = &self.rest[i + 1..];
-                return Ok(value);
-            }
-        }
-        Err(Malformed("a number breaks off"))
-    }
-
-    #[inline(always)]
-    fn take(&mut self, len: u64) -> Result<&'a [u8], Malformed> {
-        if len > self.rest.len() as u64 {
-            return Err(Malformed("a field breaks off"));
-        }
-        let (taken, rest) = self.rest.split_at(len as usize);
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    /// The next field's number and value.
-    #[inline(always)]
-    pub(super) fn next(&mut self) -> Result<Option<(u64, Value<'a>)>, Malformed> {
-        if self.rest.is_empty() {
-            return Ok(None);
-        }
-        let key = self.varint()?;
-        let number = key >> 3;
-        if number == 0 || key > u64::from(u32::MAX) {
-            return Err(Malformed("a field has no valid number"));
-        }
-        let value = match key & 7 {
-            0 => Value::Varint(self.varint()?),
-            2 => {
-                let len = self.varint()?;
-                Value::Bytes(self.take(len)?)
-            }
-            other => {
-                self.skip(other, number, DEPTH_MAX)?;
-                Value::Other
-            }
+    macro_rules! keys {
+        ($all:ident: $($name:ident = $kind:ident $field:literal,)+) => {
+            $(pub(super) const $name: u64 = $kind($field);)+
+            pub(super) const $all: &[u64] = &[$($name,)+];
         };
-        Ok(Some((number, value)))
     }
 
-    fn skip(&mut self, wire_type: u64, number: u64, depth: u32) -> Result<(), Malformed> {
-        match wire_type {
-            0 => self.varint().map(|_| ()),
-            1 => self.take(8).map(|_| ()),
-            2 => {
-                let len = self.varint()?;
-                self.take(len).map(|_| ())
-            }
-            3 if depth > 0 => loop {
-                let key = self.varint()?;
-                if key & 7 == 4 {
-                    return if key >> 3 == number {
-                        Ok(())
-                    } else {
-                        Err(Malformed("a group ends that did not begin"))
-                    };
-                }
-                self.skip(key & 7, key >> 3, depth - 1)?;
-            },
-            5 => self.take(4).map(|_| ()),
-            _ => Err(Malformed("a field has no valid wire type")),
-        }
+    keys! { EVENT:
+        ACCOUNT_ID = string 1, CALL_ID = string 2, PHASE = number 3, OBSERVER = number 4, OCCURRED_AT = string 5,
+        STARTED_AT = string 6, ATTEMPT = number 7, SEQ = number 8, SERVICE = string 9, PRODUCT = string 10,
+        KIND = number 11, END = string 12, USAGE = string 13, SOURCE = string 14, BOOT_ID = string 15,
+        IDEMPOTENCY_KEY = string 16, PARENT_ID = string 17, TRACEPARENT = string 18, EVENT_ID = string 19,
+        DIMENSION = string 20, NATIVE = string 21,
     }
-}
-
-impl<'a> Value<'a> {
-    #[inline]
-    fn number(self) -> Result<u64, Malformed> {
-        match self {
-            Self::Varint(value) => Ok(value),
-            _ => Err(Malformed("a number has the wrong wire type")),
-        }
+    keys! { INSTANT: SECONDS = number 1, NANOS = number 2, }
+    keys! { TERMINATION:
+        CAUSE = number 1, PROGRESS = number 2, CLIENT_STATUS = number 3, UPSTREAM_STATUS = number 4,
+        END_MARKER = number 5, ERROR_TYPE = string 6,
     }
-
-    #[inline]
-    pub(super) fn bytes(self) -> Result<&'a [u8], Malformed> {
-        match self {
-            Self::Bytes(value) => Ok(value),
-            _ => Err(Malformed("a string or message has the wrong wire type")),
-        }
-    }
-
-    #[inline]
-    fn text(self) -> Result<&'a str, Malformed> {
-        super::ascii::text(self.bytes()?).ok_or(Malformed("a string is not UTF-8"))
-    }
+    keys! { QUANTITY: METER = string 1, VALUE = number 2, SCALE = number 3, PROVENANCE = number 4, }
 }
 
 /// An enum's number as prost reads it: 32 bits, sign and all.
@@ -152,11 +49,11 @@ fn enum_number(value: u64) -> i32 {
 
 fn scan_instant(bytes: &[u8], at: &mut (i64, i32), unknown: &mut u32) -> Result<(), Malformed> {
     let mut fields = Fields::new(bytes);
-    while let Some((number, value)) = fields.next()? {
-        match number {
-            1 => at.0 = value.number()? as i64,
-            2 => at.1 = value.number()? as u32 as i32,
-            _ => *unknown += 1,
+    while let Some(key) = fields.key()? {
+        match key {
+            key::SECONDS => at.0 = fields.varint()? as i64,
+            key::NANOS => at.1 = fields.varint()? as u32 as i32,
+            _ => fields = fields.pass(key, key::INSTANT, unknown)?,
         }
     }
     Ok(())
@@ -164,15 +61,15 @@ fn scan_instant(bytes: &[u8], at: &mut (i64, i32), unknown: &mut u32) -> Result<
 
 fn scan_end<'a>(bytes: &'a [u8], end: &mut RawEnd<'a>, unknown: &mut u32) -> Result<(), Malformed> {
     let mut fields = Fields::new(bytes);
-    while let Some((number, value)) = fields.next()? {
-        match number {
-            1 => end.cause = enum_number(value.number()?),
-            2 => end.progress = enum_number(value.number()?),
-            3 => end.client_status = value.number()? as u32,
-            4 => end.upstream_status = value.number()? as u32,
-            5 => end.end_marker = enum_number(value.number()?),
-            6 => end.error_type = value.text()?,
-            _ => *unknown += 1,
+    while let Some(key) = fields.key()? {
+        match key {
+            key::CAUSE => end.cause = enum_number(fields.varint()?),
+            key::PROGRESS => end.progress = enum_number(fields.varint()?),
+            key::CLIENT_STATUS => end.client_status = fields.varint()? as u32,
+            key::UPSTREAM_STATUS => end.upstream_status = fields.varint()? as u32,
+            key::END_MARKER => end.end_marker = enum_number(fields.varint()?),
+            key::ERROR_TYPE => end.error_type = fields.text()?,
+            _ => fields = fields.pass(key, key::TERMINATION, unknown)?,
         }
     }
     Ok(())
@@ -181,13 +78,13 @@ fn scan_end<'a>(bytes: &'a [u8], end: &mut RawEnd<'a>, unknown: &mut u32) -> Res
 fn scan_quantity<'a>(bytes: &'a [u8], unknown: &mut u32) -> Result<RawQuantity<'a>, Malformed> {
     let mut quantity = RawQuantity::default();
     let mut fields = Fields::new(bytes);
-    while let Some((number, value)) = fields.next()? {
-        match number {
-            1 => quantity.meter = value.text()?,
-            2 => quantity.value = value.number()? as i64,
-            3 => quantity.scale = value.number()? as u32,
-            4 => quantity.provenance = enum_number(value.number()?),
-            _ => *unknown += 1,
+    while let Some(key) = fields.key()? {
+        match key {
+            key::METER => quantity.meter = fields.text()?,
+            key::VALUE => quantity.value = fields.varint()? as i64,
+            key::SCALE => quantity.scale = fields.varint()? as u32,
+            key::PROVENANCE => quantity.provenance = enum_number(fields.varint()?),
+            _ => fields = fields.pass(key, key::QUANTITY, unknown)?,
         }
     }
     Ok(quantity)
@@ -208,46 +105,46 @@ fn scan_pair(bytes: &[u8]) -> Result<(&str, &str), Malformed> {
 
 fn scan<'a>(raw: &mut Raw<'a>, bytes: &'a [u8]) -> Result<(), Malformed> {
     let mut fields = Fields::new(bytes);
-    while let Some((number, value)) = fields.next()? {
-        match number {
-            1 => raw.account = value.text()?,
-            2 => raw.call = value.text()?,
-            3 => raw.phase = enum_number(value.number()?),
-            4 => raw.observer = enum_number(value.number()?),
-            5 => {
+    while let Some(key) = fields.key()? {
+        match key {
+            key::ACCOUNT_ID => raw.account = fields.text()?,
+            key::CALL_ID => raw.call = fields.text()?,
+            key::PHASE => raw.phase = enum_number(fields.varint()?),
+            key::OBSERVER => raw.observer = enum_number(fields.varint()?),
+            key::OCCURRED_AT => {
                 let at = raw.occurred_at.get_or_insert_default();
-                scan_instant(value.bytes()?, at, &mut raw.unknown_fields)?;
+                scan_instant(fields.bytes()?, at, &mut raw.unknown_fields)?;
             }
-            6 => scan_instant(value.bytes()?, &mut (0, 0), &mut raw.unknown_fields)?,
-            7 => raw.attempt = value.number()? as u32,
-            8 => raw.seq = value.number()?,
-            9 => raw.service = value.text()?,
-            10 => raw.product = value.text()?,
-            11 => raw.kind = enum_number(value.number()?),
-            12 => {
+            key::STARTED_AT => scan_instant(fields.bytes()?, &mut (0, 0), &mut raw.unknown_fields)?,
+            key::ATTEMPT => raw.attempt = fields.varint()? as u32,
+            key::SEQ => raw.seq = fields.varint()?,
+            key::SERVICE => raw.service = fields.text()?,
+            key::PRODUCT => raw.product = fields.text()?,
+            key::KIND => raw.kind = enum_number(fields.varint()?),
+            key::END => {
                 let end = raw.end.get_or_insert_default();
-                scan_end(value.bytes()?, end, &mut raw.unknown_fields)?;
+                scan_end(fields.bytes()?, end, &mut raw.unknown_fields)?;
             }
-            13 => {
-                let quantity = scan_quantity(value.bytes()?, &mut raw.unknown_fields)?;
+            key::USAGE => {
+                let quantity = scan_quantity(fields.bytes()?, &mut raw.unknown_fields)?;
                 raw.usage.push(quantity);
             }
-            14 => raw.source = value.text()?,
-            15..=19 => {
+            key::SOURCE => raw.source = fields.text()?,
+            key::BOOT_ID | key::IDEMPOTENCY_KEY | key::PARENT_ID | key::TRACEPARENT | key::EVENT_ID => {
                 // Stays in the log; that it is text is all that is asked.
-                value.text()?;
+                fields.text()?;
             }
-            20 => {
-                let pair = scan_pair(value.bytes()?)?;
+            key::DIMENSION => {
+                let pair = scan_pair(fields.bytes()?)?;
                 raw.measure_pair(pair, "dimensions");
                 raw.dimensions.push(pair);
             }
-            21 => {
-                let pair = scan_pair(value.bytes()?)?;
+            key::NATIVE => {
+                let pair = scan_pair(fields.bytes()?)?;
                 raw.measure_pair(pair, "native");
                 raw.native += 1;
             }
-            _ => raw.unknown_fields += 1,
+            _ => fields = fields.pass(key, key::EVENT, &mut raw.unknown_fields)?,
         }
     }
     Ok(())

@@ -143,18 +143,22 @@ impl<'a> Raw<'a> {
             }),
             _ => None,
         };
-        let mut provenances: SmallVec<[Provenance; 8]> = SmallVec::new();
-        for quantity in &self.usage {
-            provenances.push(enum_value(
+        // All names first: an unknown one is a reason before a bad quantity.
+        let provenance = |quantity: &RawQuantity<'_>| {
+            let default = Some(Provenance::EdgeCounted);
+            enum_value(
                 quantity.provenance,
-                Some(Provenance::EdgeCounted),
+                default,
                 Provenance::from_number,
                 "usage.provenance",
-            )?);
+            )
+        };
+        for quantity in &self.usage {
+            provenance(quantity)?;
         }
         let mut usage = SmallVec::new();
-        for (quantity, provenance) in self.usage.iter().zip(provenances) {
-            usage.push(reading(quantity, provenance, observer)?);
+        for quantity in &self.usage {
+            usage.push(reading(quantity, provenance(quantity)?, observer)?);
         }
         let too_large = self.too_large(record_bytes);
         let (seconds, nanos) = self.occurred_at.unwrap_or_default();
@@ -179,6 +183,7 @@ impl<'a> Raw<'a> {
     }
 }
 
+#[inline(always)]
 fn enum_value<T>(
     number: i32,
     default: Option<T>,
@@ -193,7 +198,12 @@ fn enum_value<T>(
     u64::try_from(number)
         .ok()
         .and_then(from)
-        .ok_or_else(|| Reject::new(RejectReason::UnknownEnum, field, format!("number {number}")))
+        .ok_or_else(|| unknown_enum(number, field))
+}
+
+#[cold]
+fn unknown_enum(number: i32, field: &'static str) -> Reject {
+    Reject::new(RejectReason::UnknownEnum, field, format!("number {number}"))
 }
 
 pub(super) fn undecodable(field: &'static str, detail: impl Into<String>) -> Reject {
