@@ -31,7 +31,7 @@ fn post(base: &str, body: &str) -> (u16, String, Value) {
 /// A client that sends half of a large body and then waits.
 fn half_sent(base: &str) -> TcpStream {
     let mut socket = TcpStream::connect(base.strip_prefix("http://").expect("an address")).expect("connected");
-    let head = "POST /v1/events HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 200000";
+    let head = "POST /v1/events HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 200000";
     write!(socket, "{head}\r\n\r\n{}", " ".repeat(150_000)).expect("written");
     socket
 }

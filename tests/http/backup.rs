@@ -23,6 +23,15 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a path")
 }
 
+/// Says at its end, however that comes, that posting is over.
+struct Stopping<'a>(&'a AtomicBool);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_backup_under_load_has_all_that_was_acknowledged_before() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -35,10 +44,24 @@ fn a_backup_under_load_has_all_that_was_acknowledged_before() {
     address.set(&served.base);
     let (before, batches) = std::thread::scope(|scope| {
         let (now, address, ledger, stop) = (&now, &address, &ledger, &stop);
+        // Whatever fails in here: nobody goes on posting.
+        let _stopping = Stopping(stop);
         let posting: Vec<_> = (0..2)
             .map(|n| scope.spawn(move || post(&mut Client::new(n, now), address, ledger, 40, stop)))
             .collect();
         while ledger.events() < 2_000 {
+            std::thread::yield_now();
+        }
+        // The stores' copies are as of the last commit: each partition has had one since.
+        let commits = || {
+            let text = served.get("/metrics").text;
+            let count = text
+                .lines()
+                .find_map(|l| l.strip_prefix("reckon_commit_seconds_count "));
+            count.map_or(0, |c| c.parse().expect("a count"))
+        };
+        let wanted = commits() + 6;
+        while commits() < wanted {
             std::thread::yield_now();
         }
         let before = ledger.acknowledged();

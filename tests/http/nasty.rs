@@ -52,7 +52,7 @@ fn say(to: SocketAddr, bytes: &[u8]) -> String {
 }
 
 fn head(more: &str) -> String {
-    format!("POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\n{more}\r\n")
+    format!("POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\n{more}\r\n")
 }
 
 fn slow_head(to: SocketAddr) {
@@ -121,7 +121,7 @@ fn bomb(to: SocketAddr) {
 fn half_closed(to: SocketAddr) {
     let mut socket = connect(to);
     socket
-        .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .expect("sent");
     socket.shutdown(Shutdown::Write).expect("closed by half");
     let answer = rest(socket);
@@ -149,8 +149,8 @@ fn garbage(to: SocketAddr) {
 
 fn pipelined(to: SocketAddr) {
     let mut socket = connect(to);
-    let request = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
-    let last = "GET /nowhere HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let request = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let last = "GET /nowhere HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     socket.write_all((request.repeat(20) + last).as_bytes()).expect("sent");
     let answer = rest(socket);
     assert_eq!(answer.matches("HTTP/1.1 200").count(), 20, "{answer}");
