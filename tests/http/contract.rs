@@ -40,6 +40,8 @@ fn answers_are_as_the_contract_says() {
         .current_dir(folder.path())
         .args(["run", &format!("{}/openapi.json", served.base)])
         .args(["--checks", CHECKS, "--max-examples", "25", "--seed", "7", "--no-color"])
+        // It can't make NDJSON, and would follow a stream until it gives up; both have tests of their own.
+        .args(["--exclude-path", "/v1/records", "--exclude-path-regex", "stream$"])
         .output()
         .expect("schemathesis runs");
     let text = String::from_utf8_lossy(&output.stdout);

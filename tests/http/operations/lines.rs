@@ -20,6 +20,12 @@ fn a_line_a_request_that_names_nobody() {
         event("vip-account", "vip-call", 5).to_string(),
     );
     assert_eq!(posted.status, 200, "{}", posted.text);
+    let result = &posted.json()["results"][0];
+    let seen = format!(
+        "{}:{}",
+        result["partition"],
+        result["offset"].as_str().expect("an offset")
+    );
     let headers = [
         ("authorization", "Bearer topsecrettoken"),
         ("cookie", "reckon=topsecrettoken"),
@@ -27,7 +33,10 @@ fn a_line_a_request_that_names_nobody() {
     ];
     assert_eq!(
         served
-            .get_with("/v1/accounts/vip-account/usage?group_by=product", &headers)
+            .get_with(
+                &format!("/v1/accounts/vip-account/usage?group_by=product&at_least={seen}"),
+                &headers
+            )
             .status,
         200
     );
