@@ -111,7 +111,7 @@ impl Format {
             Self::JsonBatch => events.iter().map(value).collect::<Value>().to_string().into(),
             Self::CloudEvents => {
                 let envelope = |(n, event): (usize, &pb::CallEvent)| {
-                    json!({"specversion": "1.0", "id": format!("{}-{n}", event.call_id), "source": event.source,
+                    json!({"specversion": "1.0", "id": format!("{}-{n}", event.call_id), "source": "/bench",
                         "type": "reckon.call_event.v1", "datacontenttype": "application/json", "data": value(event)})
                 };
                 events
@@ -224,7 +224,8 @@ impl Client {
         if status.is_success() {
             Ok(body)
         } else {
-            let text = String::from_utf8_lossy(&body);
+            // A refused batch says so a thousand times.
+            let text: String = String::from_utf8_lossy(&body).chars().take(400).collect();
             Err(failed(format!("{method} {path}: {status}: {text}")))
         }
     }

@@ -24,7 +24,7 @@ use crate::partition::watch::Mark;
 pub const ROUND_EVERY: Duration = Duration::from_millis(250);
 
 /// A pause is at least so many times as long as the round before it.
-const PAUSE_FACTOR: u32 = 24;
+const PAUSE_FACTOR: u32 = 60;
 
 /// Accounts that are compared under one lock, which keeps the fold out for some tens of microseconds.
 const MARKS_AT_A_TIME: usize = 512;
