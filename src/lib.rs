@@ -109,7 +109,14 @@
 //! * A period that is first needed while a hold holds its month is open, however late; a month held for everyone also holds
 //!   its control record. A month whose control record is out counts as closed for an account new to it.
 //! * A change whose notice is due at the instant of the next close is in that close's lines: the amount is what is known then.
-//! * Of two wildcard prices the one that names the product beats the one that names the meter.
+//! * Of two wildcard prices the one that names the product beats the one that names the meter, and that one beats one that
+//!   names neither: the order of a card's prices decides nothing.
+//! * A notice is put out for whatever a closed period owes beyond what was stated and noticed, also where differences by line
+//!   cancel (a call moved to a day of another price); one that a statement has named comes in any case.
+//! * An adjustment is in the currency of its own period: in a statement of another one its line names it and is not added to
+//!   the total. Billed usage without a price that comes after a close is in the next statement's `unpriced`.
+//! * A month's control record waits for any hold of the month on an account that isn't closed, and keeps no later month's back.
+//!   The first one is of the first month whose time for it hasn't passed when the clock begins.
 //! * Names for what RULES §5 leaves open: `expired` (issued longer ago than the amendment window), `bad_control` (content).
 
 pub mod auditor;
