@@ -31,6 +31,9 @@ const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 /// A browser comes back so long after a cut.
 const GREETING: &str = "retry: 1000\n\n";
 
+/// A stream ends after it: whoever comes again is asked for a token that still holds.
+const LIFE_MAX: Duration = Duration::from_secs(5 * 60);
+
 /// The header in which a browser says what it has seen.
 const LAST_EVENT_ID: &str = "last-event-id";
 
@@ -91,6 +94,7 @@ struct Follower {
     greeted: bool,
     last_totals: Option<Instant>,
     last_sent: Instant,
+    until: Instant,
 }
 
 impl Follower {
@@ -124,6 +128,7 @@ impl Follower {
         let silent = self.last_sent + HEARTBEAT_EVERY;
         let piece = tokio::select! {
             () = closing.cancelled() => return None,
+            () = tokio::time::sleep_until(self.until) => return None,
             totals = self.totals() => {
                 self.last_totals = Some(Instant::now());
                 totals?
@@ -166,6 +171,7 @@ pub async fn follow(
         greeted: false,
         last_totals: None,
         last_sent: Instant::now(),
+        until: Instant::now() + LIFE_MAX,
     };
     let mut response = Response::new(Body::from_stream(unfold(follower, Follower::next)));
     let headers = response.headers_mut();
@@ -182,7 +188,8 @@ pub async fn follow(
 /// outcome, never differences, so after a cut the next message has all. `id` is PARTITION:OFFSET of the last record that is
 /// in it; give it as `Last-Event-ID` to get nothing older. A message is sent at once, then when something has changed, each
 /// 250 ms at most (less often while very many accounts are watched); a slow client misses totals in between, never the last.
-/// When nothing changes for 15 s, a comment line is sent. Ends when the service shuts down: connect again.
+/// When nothing changes for 15 s, a comment line is sent. Ends after five minutes, so that an expired token reads no more,
+/// and when the service shuts down: connect again.
 #[utoipa::path(
     get,
     path = "/v1/accounts/{account}/usage/stream",
