@@ -7,6 +7,7 @@ mod back_pressure;
 mod backup;
 mod contract;
 mod disk_full;
+mod imports;
 mod ingest;
 mod inside;
 mod kills;
