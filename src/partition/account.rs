@@ -347,12 +347,12 @@ impl Live {
                         .filter(|o| o.topic == Topic::Statements && o.sequence == closed.sequence)
                         .map(|o| o.body.clone());
                     let body = waiting.into_iter().next();
-                    return Some((period, Err((closed.sequence, body, owed)), p.machine.held.len()));
+                    return Some((period, Err((closed.sequence, body, owed))));
                 }
             };
-            Some((period, Ok(statement), 0))
+            Some((period, Ok(statement)))
         })?;
-        let Some((period, statement, _)) = found else {
+        let Some((period, statement)) = found else {
             return Ok(None);
         };
         let statement = match statement {
