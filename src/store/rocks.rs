@@ -198,6 +198,9 @@ fn family(name: &str, budget: &Budget) -> ColumnFamilyDescriptor {
 /// Tables that a partition's store keeps open.
 const OPEN_FILES_MAX: i32 = 1_024;
 
+/// How often a store is opened beside its writer before a table that is gone counts as lost. Each merge can spoil one attempt.
+const OPEN_BESIDE_ATTEMPTS: u32 = 20;
+
 fn options(budget: &Budget) -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
@@ -253,13 +256,34 @@ impl Rocks {
         if !path.join("CURRENT").exists() {
             return Err(StoreError::Absent { path: path.to_owned() });
         }
+        let mut options = options(budget);
+        // Every table is opened now and stays open: the writer removes what it has merged, also while it is read here.
+        options.set_max_open_files(-1);
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match Self::open_secondary(path, identity, budget, &options, scratch) {
+                // Between the reading of the manifest and the opening of a table the writer has merged it away. The next
+                // manifest names what it was merged into.
+                Err(StoreError::Rocks { cause, .. }) if is_gone(&cause) && attempts < OPEN_BESIDE_ATTEMPTS => (),
+                opened => return opened,
+            }
+        }
+    }
+
+    fn open_secondary(
+        path: &Path,
+        identity: &StoreIdentity,
+        budget: &Budget,
+        options: &Options,
+        scratch: &Path,
+    ) -> Result<Self, StoreError> {
         let families = FAMILIES.map(|name| family(name, budget));
-        let options = options(budget);
-        let db = DB::open_cf_descriptors_as_secondary(&options, path, scratch, families)
+        let db = DB::open_cf_descriptors_as_secondary(options, path, scratch, families)
             .map_err(|cause| explain(path, cause))?;
         let rocks = Self {
             db,
-            options,
+            options: options.clone(),
             path: path.to_owned(),
             read_only: true,
         };
@@ -441,6 +465,10 @@ impl Rocks {
             })
             .sum()
     }
+}
+
+fn is_gone(cause: &rocksdb::Error) -> bool {
+    cause.to_string().contains("No such file or directory")
 }
 
 fn explain(path: &Path, cause: rocksdb::Error) -> StoreError {
