@@ -54,6 +54,7 @@ fn machine(c: &mut Criterion) {
                     append_ms: *at,
                     bytes,
                     input: decode(Kind::Event, bytes, &mut scratch),
+                    headers: reckon::wire::record::Headers::default(),
                 };
                 while machine.advance(&record) != Advance::Done {}
             }

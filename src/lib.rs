@@ -81,7 +81,7 @@
 //!
 //! ```
 //! use reckon::machine::{clock::Source, fold::{Advance, Machine, Record}};
-//! use reckon::wire::record::{Kind, decode};
+//! use reckon::wire::record::{Headers, Kind, decode};
 //!
 //! let mut machine = Machine::new(0, 1, Source::Append, 1_790_000_000_000);
 //! let event = br#"{"account_id": "acme", "call_id": "c-1", "phase": "ended", "occurred_at": "2026-09-21T14:13:20Z",
@@ -91,6 +91,7 @@
 //!     offset: 1,
 //!     append_ms: 1_790_000_000_500,
 //!     bytes: event,
+//!     headers: Headers::default(),
 //!     input: decode(Kind::Event, event, &mut scratch),
 //! };
 //! while machine.advance(&record) != Advance::Done {}

@@ -144,6 +144,7 @@ fn fold(data: &[u8]) -> u128 {
             append_ms: now,
             bytes: &bytes,
             input: decode(kind, &bytes, &mut scratch),
+            headers: reckon::wire::record::Headers::default(),
         };
         while machine.advance(&record) != Advance::Done {}
         while machine.settle_down() != Advance::Done {}

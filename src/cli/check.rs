@@ -68,6 +68,7 @@ impl DryRun {
             append_ms: self.machine.now(),
             bytes,
             input: record::decode(kind, bytes, &mut self.scratch),
+            headers: crate::wire::record::Headers::default(),
         };
         // Nothing is stored, so nothing has to be loaded.
         while self.machine.advance(&record) != Advance::Done {}

@@ -139,10 +139,7 @@ pub(super) fn run_on(host: &mut Host) -> Result<(), CliError> {
             return Ok(());
         };
         before = Some(due);
-        let record = NewRecord {
-            kind: Kind::Tick,
-            bytes: tick(due),
-        };
+        let record = NewRecord::new(Kind::Tick, tick(due));
         host.log.broadcast(vec![record])?;
         host.catch_up(&|_| ())?;
     }

@@ -271,13 +271,7 @@ impl Intake {
                 }
                 Ok(place) => {
                     let bytes = unwrapped.ok().flatten().unwrap_or_else(|| piece.to_vec());
-                    records.push((
-                        place,
-                        NewRecord {
-                            kind: Kind::Event,
-                            bytes,
-                        },
-                    ));
+                    records.push((place, NewRecord::new(Kind::Event, bytes)));
                     refusals.push(None);
                 }
             }

@@ -158,7 +158,7 @@ impl Batch {
     }
 
     fn push(&mut self, place: Place, kind: Kind, bytes: Vec<u8>, outcome: Outcome) {
-        self.records.push((place, NewRecord { kind, bytes }));
+        self.records.push((place, NewRecord::new(kind, bytes)));
         self.outcomes.push(outcome);
     }
 

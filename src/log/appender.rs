@@ -57,7 +57,7 @@ impl<'a> Appender<'a> {
 
     fn push(&mut self, place: Place, kind: Kind, bytes: Vec<u8>) -> Result<(), LogError> {
         self.bytes += bytes.len();
-        self.waiting.push((place, NewRecord { kind, bytes }));
+        self.waiting.push((place, NewRecord::new(kind, bytes)));
         if self.waiting.len() >= RECORDS_MAX || self.bytes >= BYTES_MAX {
             self.flush()?;
         }

@@ -21,12 +21,13 @@ use rocksdb::{
 };
 use rocksdb::{WriteBatch, WriteOptions};
 
+use super::batch::Entry;
 use super::{Batch, Identity, Log, LogError, NewRecord, Place, Receipt, Retention, next_outputs};
 use crate::machine::clock::Source;
 use crate::machine::output::{Output, Tail, Topic};
 use crate::model::Ms;
 use crate::wire::pb;
-use crate::wire::record::Kind;
+use crate::wire::record::{Headers, Kind};
 
 const CF_RECORDS: &str = "records";
 const CF_OUTPUTS: &str = "outputs";
@@ -186,7 +187,12 @@ impl LocalLog {
         let records = db.cf_handle(CF_RECORDS).ok_or_else(|| no_genesis(path))?;
         for partition in 0..identity.partition_count {
             let genesis = genesis_bytes(identity, partition);
-            let stored = Batch::encode(&[(Kind::Genesis, now, &genesis)]);
+            let stored = Batch::encode(&[Entry {
+                kind: Kind::Genesis,
+                append_ms: now,
+                headers: Headers::default(),
+                bytes: &genesis,
+            }]);
             batch.put(number_key(APPENDED, partition), (stored.len() as u64).to_be_bytes());
             batch.put_cf(records, record_key(partition, 0), stored);
         }
@@ -408,7 +414,7 @@ impl LocalLog {
         appended: &mut [u64],
         append_ms: Ms,
     ) -> Result<Vec<Vec<Receipt>>, LogError> {
-        let mut of_partition: Vec<Vec<(Kind, Ms, &[u8])>> = vec![Vec::new(); ends.len()];
+        let mut of_partition: Vec<Vec<Entry<'_>>> = vec![Vec::new(); ends.len()];
         let first_offsets = ends.to_vec();
         let mut receipts = Vec::with_capacity(group.len());
         for pending in group {
@@ -416,7 +422,12 @@ impl LocalLog {
             for (place, record) in &pending.records {
                 for partition in place.partitions(self.identity.partition_count)? {
                     let end = &mut ends[partition as usize];
-                    of_partition[partition as usize].push((record.kind, append_ms, &record.bytes));
+                    of_partition[partition as usize].push(Entry {
+                        kind: record.kind,
+                        append_ms,
+                        headers: record.headers(),
+                        bytes: &record.bytes,
+                    });
                     own.push(Receipt {
                         partition,
                         offset: *end,

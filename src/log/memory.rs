@@ -12,7 +12,7 @@ use crate::wire::record::Kind;
 #[derive(Clone, Debug, Default)]
 struct Partition {
     start: u64,
-    records: Vec<(Ms, Kind, Vec<u8>)>,
+    records: Vec<(Ms, NewRecord)>,
     outputs: [Vec<Output>; 4],
 }
 
@@ -34,7 +34,10 @@ impl MemoryLog {
     pub fn new(identity: Identity, now_ms: Ms) -> Self {
         let partitions = (0..identity.partition_count)
             .map(|partition| Partition {
-                records: vec![(now_ms, Kind::Genesis, super::local::genesis_bytes(&identity, partition))],
+                records: vec![(
+                    now_ms,
+                    NewRecord::new(Kind::Genesis, super::local::genesis_bytes(&identity, partition)),
+                )],
                 ..Partition::default()
             })
             .collect();
@@ -96,11 +99,12 @@ impl Log for MemoryLog {
                     wanted: from,
                 });
             }
-            for (n, (append_ms, kind, bytes)) in p.records.iter().enumerate().skip((from - p.start) as usize) {
+            for (n, (append_ms, record)) in p.records.iter().enumerate().skip((from - p.start) as usize) {
                 if batch.bytes_len() >= max_bytes {
                     break;
                 }
-                batch.push(p.start + n as u64, *append_ms, *kind, bytes);
+                let offset = p.start + n as u64;
+                batch.push_led(offset, 0, *append_ms, record.kind, record.headers(), &record.bytes);
             }
             Ok(())
         })?
@@ -122,7 +126,7 @@ impl Log for MemoryLog {
                     offset: p.start + p.records.len() as u64,
                     append_ms,
                 });
-                p.records.push((append_ms, record.kind, record.bytes.clone()));
+                p.records.push((append_ms, record.clone()));
             }
         }
         drop(state);
@@ -182,10 +186,10 @@ impl Log for MemoryLog {
 
     fn prune(&self, partition: u32, needed_from: u64, retention: Retention) -> Result<(), LogError> {
         self.with(partition, |p, now| {
-            let mut bytes: u64 = p.records.iter().map(|r| r.2.len() as u64).sum();
+            let mut bytes: u64 = p.records.iter().map(|r| r.1.bytes.len() as u64).sum();
             // The genesis stays where it can: it says whose log it is.
             while p.start < needed_from {
-                let Some((append_ms, _, record)) = p.records.first() else {
+                let Some((append_ms, record)) = p.records.first() else {
                     break;
                 };
                 let too_old = retention.age_ms.is_some_and(|age| *append_ms < now - age);
@@ -193,7 +197,7 @@ impl Log for MemoryLog {
                 if !too_old && !too_large {
                     break;
                 }
-                bytes -= record.len() as u64;
+                bytes -= record.bytes.len() as u64;
                 p.records.remove(0);
                 p.start += 1;
             }

@@ -16,7 +16,7 @@ use thiserror::Error;
 use crate::machine::clock::Source;
 use crate::machine::output::{Output, Tail, Topic};
 use crate::model::Ms;
-use crate::wire::record::Kind;
+use crate::wire::record::{Forwarded, Headers, Kind};
 pub use batch::Batch;
 
 /// What a log is, from its genesis.
@@ -37,6 +37,30 @@ pub struct NewRecord {
     pub kind: Kind,
     /// As it is to be folded.
     pub bytes: Vec<u8>,
+    /// By whose authority, as `key id:base64`; only on a log that others write too.
+    pub signature: Option<String>,
+    /// Where it was before, if it is forwarded.
+    pub forwarded: Option<Forwarded>,
+}
+
+impl NewRecord {
+    /// A record with nothing beside its bytes.
+    pub const fn new(kind: Kind, bytes: Vec<u8>) -> Self {
+        Self {
+            kind,
+            bytes,
+            signature: None,
+            forwarded: None,
+        }
+    }
+
+    /// What stands beside its bytes.
+    pub fn headers(&self) -> Headers<'_> {
+        Headers {
+            signature: self.signature.as_deref(),
+            forwarded: self.forwarded,
+        }
+    }
 }
 
 /// Where a record is to go.

@@ -210,10 +210,7 @@ fn fold(live: &Live, opening: &Opening, stop: &Stop, failed: &watch::Sender<Opti
 /// Appends a tick to every partition each minute, idle or not, until the sender is gone.
 fn append_ticks(log: &LocalLog, clock: &WallClock, told: &Receiver<()>) {
     loop {
-        let record = NewRecord {
-            kind: Kind::Tick,
-            bytes: tick(clock()),
-        };
+        let record = NewRecord::new(Kind::Tick, tick(clock()));
         if let Err(cause) = log.broadcast(vec![record]) {
             tracing::error!(%cause, "no tick could be appended; the next one is tried in a minute");
         }

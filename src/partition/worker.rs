@@ -208,6 +208,7 @@ impl Partition {
                 offset: polled.offset,
                 append_ms: polled.append_ms,
                 bytes: polled.bytes,
+                headers: polled.headers,
                 input: record::decode(polled.kind, polled.bytes, scratch),
             });
         }

@@ -45,6 +45,44 @@ impl Kind {
     }
 }
 
+/// What stands beside a record's bytes: on Kafka, headers of the message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Headers<'a> {
+    /// `reckon-signature`: by whose authority, as `key id:base64`.
+    pub signature: Option<&'a str>,
+    /// `reckon-forwarded`: where the event was before it was forwarded to its own partition.
+    pub forwarded: Option<Forwarded>,
+}
+
+/// Where a forwarded event was found, and when the log took it there (RULES §1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forwarded {
+    /// The partition that it was misplaced in.
+    pub partition: u32,
+    /// Its offset there.
+    pub offset: u64,
+    /// When the log took it there.
+    pub append_ms: Ms,
+}
+
+impl Forwarded {
+    /// The header's text: `PARTITION:OFFSET:APPEND_MS`.
+    pub fn to_text(self) -> String {
+        format!("{}:{}:{}", self.partition, self.offset, self.append_ms)
+    }
+
+    /// Reads the header's text.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(':');
+        let forwarded = Self {
+            partition: parts.next()?.parse().ok()?,
+            offset: parts.next()?.parse().ok()?,
+            append_ms: parts.next()?.parse().ok()?,
+        };
+        parts.next().is_none().then_some(forwarded)
+    }
+}
+
 /// What one record says, decoded; `Err` is what the decoder rejected.
 ///
 /// Nearly every record is an event: a box around it would cost an allocation each.

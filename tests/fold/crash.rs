@@ -116,7 +116,7 @@ fn child_process() {
             for n in next..until {
                 let (account, bytes) = event(n);
                 let kind = Kind::Event;
-                groups[partition_of(&account, PARTITIONS) as usize].push(NewRecord { kind, bytes });
+                groups[partition_of(&account, PARTITIONS) as usize].push(NewRecord::new(kind, bytes));
             }
             for (partition, records) in groups.into_iter().enumerate() {
                 if !records.is_empty() {
@@ -177,7 +177,7 @@ fn every_acknowledged_event_is_counted_once_whatever_is_killed() {
         let kind = Kind::Event;
         let partition = partition_of(&account, PARTITIONS);
         host.log
-            .append(partition, vec![NewRecord { kind, bytes }])
+            .append(partition, vec![NewRecord::new(kind, bytes)])
             .expect("appended");
     }
     host.catch_up(&|_| ()).expect("folded");

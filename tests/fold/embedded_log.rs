@@ -34,10 +34,7 @@ fn fixed() -> WallClock {
 
 fn records(n: usize, bytes: usize) -> Vec<NewRecord> {
     (0..n)
-        .map(|i| NewRecord {
-            kind: Kind::Event,
-            bytes: vec![i as u8; bytes],
-        })
+        .map(|i| NewRecord::new(Kind::Event, vec![i as u8; bytes]))
         .collect()
 }
 

@@ -54,6 +54,7 @@ pub fn fold(machine: &mut Machine, entry: &Entered, scratch: &mut Vec<u8>) {
         append_ms: entry.append_ms,
         bytes: &entry.bytes,
         input: record::decode(entry.kind, &entry.bytes, scratch),
+        headers: reckon::wire::record::Headers::default(),
     };
     while machine.advance(&record) != Advance::Done {}
     while machine.settle_down() != Advance::Done {}

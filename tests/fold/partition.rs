@@ -26,10 +26,7 @@ fn log_of(entries: &[Entered]) -> Arc<MemoryLog> {
     let log = MemoryLog::new(identity, entries.first().map_or(0, |e| e.append_ms));
     for entry in entries {
         log.set_now(entry.append_ms);
-        let record = NewRecord {
-            kind: entry.kind,
-            bytes: entry.bytes.clone(),
-        };
+        let record = NewRecord::new(entry.kind, entry.bytes.clone());
         log.append(0, vec![record]).expect("appended");
     }
     Arc::new(log)

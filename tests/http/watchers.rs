@@ -28,10 +28,7 @@ async fn call(running: &Running, account: &str, id: &str) {
     let now = chrono::Utc::now().to_rfc3339();
     let event = json!({"account_id": account, "call_id": id, "phase": "ended", "occurred_at": now,
         "end": {"cause": "completed"}});
-    let record = NewRecord {
-        kind: Kind::Event,
-        bytes: event.to_string().into_bytes(),
-    };
+    let record = NewRecord::new(Kind::Event, event.to_string().into_bytes());
     let receipts = running.log.append(0, vec![record]).expect("appended");
     let mut standing = running.partitions[0].watch();
     standing
