@@ -74,6 +74,7 @@ impl Checker {
             offset,
             append_ms,
             bytes,
+            headers: record::Headers::default(),
             input: record::decode(kind, bytes, &mut self.scratch),
         };
         while self.machine.advance(&record) != Advance::Done {}
