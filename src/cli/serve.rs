@@ -13,7 +13,6 @@ use crate::config::{Config, SHUTDOWN_MS};
 use crate::http::gatekeeper::Gatekeeper;
 use crate::http::service::Service;
 use crate::http::{metrics, process, server};
-use crate::log::Log;
 use crate::partition::running::Running;
 
 /// How often what histograms were given is sorted into their buckets.

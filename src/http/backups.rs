@@ -68,7 +68,7 @@ impl From<BackupError> for Problem {
                 field: Some("to".to_owned()),
                 ..Self::new(Code::Conflict, text)
             },
-            BackupError::Busy => Self::new(Code::Conflict, text),
+            BackupError::Busy | BackupError::SharedLog => Self::new(Code::Conflict, text),
             BackupError::Read(cause) => cause.into(),
             BackupError::Partition(cause) if cause.is_disk_full() => Self::new(Code::DiskLow, text).retry_after(10),
             _ => Self::new(Code::Internal, text),

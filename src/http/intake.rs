@@ -15,7 +15,7 @@ use super::problem::{Code, Problem};
 use super::service::Service;
 use super::sources::Tally;
 use crate::log::placement::partition_of;
-use crate::log::{Log, NewRecord, Place, Receipt};
+use crate::log::{NewRecord, Place, Receipt};
 use crate::model::event::Event;
 use crate::model::limits::RECORD_BYTES_MAX;
 use crate::model::reject::{Reject, RejectReason};

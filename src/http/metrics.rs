@@ -21,7 +21,6 @@ use super::origin;
 use super::problem::Problem;
 use super::process::Process;
 use super::service::{self, Service};
-use crate::log::Log;
 use crate::machine::clock::Source;
 use crate::machine::output::Topic;
 use crate::model::outcome::Reason;
@@ -271,7 +270,9 @@ fn collect(service: &Service) {
     let failed = running.failed().borrow().is_some();
     gauge!("reckon_partition_failed").set(f64::from(u8::from(failed)));
     gauge!("reckon_ready").set(f64::from(u8::from(Ready::of(service).ready)));
-    gauge!("reckon_log_bytes").set(running.log.disk_bytes() as f64);
+    if let Some(log) = running.local_log() {
+        gauge!("reckon_log_bytes").set(log.disk_bytes() as f64);
+    }
     if let Ok(disk) = fs4::statvfs(&running.data) {
         gauge!("reckon_disk_free_bytes").set(disk.available_space() as f64);
         gauge!("reckon_disk_size_bytes").set(disk.total_space() as f64);

@@ -18,7 +18,7 @@ use super::intake::{EventsBody, Refusal, Results};
 use super::problem::{Code, Problem, ProblemBody};
 use super::service::{Service, blocking};
 use crate::log::appender::{place_of_control, place_of_event, tick};
-use crate::log::{Log, NewRecord, Place, Receipt};
+use crate::log::{NewRecord, Place, Receipt};
 use crate::machine::clock::Source;
 use crate::model::Ms;
 use crate::model::reject::{Reject, RejectReason};

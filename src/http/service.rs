@@ -14,7 +14,6 @@ use super::problem::{Code, Problem};
 use super::records::Sequencer;
 use super::sources::Sources;
 use super::watchers::Watchers;
-use crate::log::Log;
 use crate::partition::live::{Live, ReadError, Standing};
 use crate::partition::running::Running;
 

@@ -113,6 +113,19 @@ impl Batch {
         });
     }
 
+    /// Adds all records of another batch, whose offsets follow.
+    pub fn append(&mut self, other: &Self) {
+        let (bytes, beside) = (self.bytes.len(), self.beside.len() as u32);
+        self.bytes.extend_from_slice(&other.bytes);
+        self.beside.extend_from_slice(&other.beside);
+        self.places.extend(other.places.iter().map(|place| Place {
+            headers: if place.headers == 0 { 0 } else { place.headers + beside },
+            from: place.from + bytes,
+            until: place.until + bytes,
+            ..*place
+        }));
+    }
+
     /// Lets go of records from that offset on.
     pub fn cut(&mut self, offset: u64) {
         let keep = self.places.partition_point(|p| p.offset < offset);

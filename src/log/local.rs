@@ -83,15 +83,19 @@ pub fn genesis_bytes(identity: &Identity, partition: u32) -> Vec<u8> {
 }
 
 fn identity_of(bytes: &[u8]) -> Option<Identity> {
-    let genesis = pb::Genesis::decode(bytes).ok()?;
-    Some(Identity {
+    pb::Genesis::decode(bytes).ok().as_ref().map(identity_from)
+}
+
+/// What the log of a genesis is.
+pub fn identity_from(genesis: &pb::Genesis) -> Identity {
+    Identity {
         source: match genesis.clock_source() {
             pb::ClockSource::Ticks => Source::Ticks,
             pb::ClockSource::Append | pb::ClockSource::Unspecified => Source::Append,
         },
-        log_id: genesis.log_id,
+        log_id: genesis.log_id.clone(),
         partition_count: genesis.partition_count,
-    })
+    }
 }
 
 fn options() -> Options {

@@ -1,9 +1,10 @@
 //! The ordered input and the outputs behind one trait: what is appended is durable, what is polled is in order.
 //!
-//! Two implementers: a scriptable one in memory for tests, and the embedded one on local disk. Kafka will be the third.
+//! Three implementers: a scriptable one in memory for tests, and the embedded one on local disk. and [`kafka`].
 
 pub mod appender;
 pub mod batch;
+pub mod kafka;
 pub mod local;
 pub mod memory;
 pub mod placement;
@@ -192,6 +193,106 @@ pub enum LogError {
         /// The storage's words.
         cause: String,
     },
+    /// The brokers didn't do what was asked of them.
+    #[error("Kafka, {doing}: {cause}")]
+    Kafka {
+        /// What was asked.
+        doing: String,
+        /// librdkafka's words.
+        cause: String,
+        /// Whether another one has taken over what it was asked for.
+        fenced: bool,
+    },
+    /// Topics that aren't as they must be.
+    #[error("{what}. `reckon topics check` shows every setting")]
+    Topics {
+        /// What is wrong, and what to change.
+        what: String,
+    },
+    /// A topic with another number of partitions.
+    #[error(
+        "{topic} has {found} partitions, but its genesis (partition {partition}) says {wanted}: accounts would move. Partitions          can't be added; make a new log under another --topic-prefix"
+    )]
+    PartitionCount {
+        /// Which topic.
+        topic: String,
+        /// Whose genesis.
+        partition: u32,
+        /// There are.
+        found: u32,
+        /// There should be.
+        wanted: u32,
+    },
+    /// A partition of a topic that doesn't begin with its genesis.
+    #[error(
+        "{topic} partition {partition} doesn't begin with its genesis at offset 0; `reckon topics create` writes it to a new          topic, in an old one it was removed by retention"
+    )]
+    NoGenesisRecord {
+        /// Which topic.
+        topic: String,
+        /// Which partition.
+        partition: u32,
+    },
+    /// A fetch from an offset that isn't there.
+    #[error(
+        "partition {partition}: the next offset isn't in the topic ({cause}): history was removed or cut off. Restore the topic,          or give this partition's store up so that it is folded anew from its genesis"
+    )]
+    OffsetGone {
+        /// Which partition.
+        partition: u32,
+        /// The client's words.
+        cause: String,
+    },
+    /// Another record at an offset that was folded.
+    #[error(
+        "partition {partition}: another record than the one that was folded is at offset {offset}: the topic was cut off and          written anew (an unclean leader election?). Stopped, nothing was written; restore the topic, or give this partition's          store up so that it is folded anew"
+    )]
+    OtherRecord {
+        /// Which partition.
+        partition: u32,
+        /// Its offset.
+        offset: u64,
+    },
+    /// The partition is another instance's, as the group says.
+    #[error("partition {partition} isn't this instance's any more")]
+    NotOwned {
+        /// Which partition.
+        partition: u32,
+    },
+    /// Emitting came to an end; whether the last transaction counts the tails will say.
+    #[error("partition {partition}, {doing}: {cause}; it is taken over anew")]
+    Interrupted {
+        /// Which partition.
+        partition: u32,
+        /// What was going on.
+        doing: &'static str,
+        /// librdkafka's words.
+        cause: String,
+    },
+    /// A committed record among the outputs that isn't one.
+    #[error(
+        "{topic} partition {partition} offset {offset} isn't one of Reckon's outputs: somebody else writes this topic"
+    )]
+    ForeignOutput {
+        /// Which topic.
+        topic: String,
+        /// Which partition.
+        partition: u32,
+        /// Its offset.
+        offset: u64,
+    },
+    /// An output topic without an output left that once had some.
+    #[error(
+        "{topic} partition {partition} begins at offset {start} and has no output left: what was delivered can't be told. Set          retention.ms and retention.bytes to -1, and restore the topic"
+    )]
+    OutputsDropped {
+        /// Which topic.
+        topic: String,
+        /// Which partition.
+        partition: u32,
+        /// First offset.
+        start: u64,
+    },
     /// The storage's own.
     #[error("the log {path}: {cause}")]
     Storage {
@@ -207,11 +308,56 @@ pub trait Log: Send + Sync {
     /// What it is.
     fn identity(&self) -> &Identity;
 
+    /// Where it physically is, so that a store folded from another place is refused; empty where the log can't be mistaken.
+    fn place(&self) -> &str {
+        ""
+    }
+
     /// First offset that is still there.
     fn start(&self, partition: u32) -> Result<u64, LogError>;
 
     /// Offset after the last durable record.
     fn end(&self, partition: u32) -> Result<u64, LogError>;
+
+    /// The same, perhaps a second old: for figures that are shown.
+    fn recent_end(&self, partition: u32) -> Result<u64, LogError> {
+        self.end(partition)
+    }
+
+    /// Where the fold of a partition stands that has folded everything it was given and waits at `next_offset`: further than
+    /// that, if nothing but markers of transactions follows.
+    fn read_up_to(&self, partition: u32, next_offset: u64) -> u64 {
+        let _ = partition;
+        next_offset
+    }
+
+    /// Begins to fetch a partition from that offset on, where records don't lie at hand.
+    fn follow(&self, partition: u32, from: u64) -> Result<(), LogError> {
+        let _ = (partition, from);
+        Ok(())
+    }
+
+    /// Fingerprint of the record at that very offset; `None` if there is none.
+    fn record_at(&self, partition: u32, offset: u64) -> Result<Option<u64>, LogError> {
+        let mut batch = Batch::default();
+        self.poll(partition, offset, 1, &mut batch)?;
+        let record = batch.get(0).filter(|r| r.offset == offset);
+        Ok(record.map(|r| fingerprint(r.bytes)))
+    }
+
+    /// When the oldest record from that offset on was appended; `None` if there is none, or none has been fetched.
+    fn waiting_since(&self, partition: u32, from: u64) -> Result<Option<Ms>, LogError> {
+        let mut batch = Batch::default();
+        self.poll(partition, from, 1, &mut batch)?;
+        Ok(batch.get(0).map(|record| record.append_ms))
+    }
+
+    /// Makes this process the one that puts out the partition's outputs, and finds out what was delivered. Has to be done
+    /// before outputs are appended or their tails asked for, and again after an error of those.
+    fn take_over(&self, partition: u32) -> Result<(), LogError> {
+        let _ = partition;
+        Ok(())
+    }
 
     /// Fills `batch` with records from `from` on, about `max_bytes` of them, at least one if there is one.
     fn poll(&self, partition: u32, from: u64, max_bytes: usize, batch: &mut Batch) -> Result<(), LogError>;
@@ -242,6 +388,18 @@ pub trait Log: Send + Sync {
     /// Outputs after a sequence, in order, at most `max`.
     fn read_outputs(&self, partition: u32, topic: Topic, after: u64, max: usize) -> Result<Vec<Output>, LogError>;
 
+    /// Forwards of records below that offset are known to be acknowledged: folded again, they are not sent again.
+    fn forwarded_below(&self, partition: u32) -> Result<u64, LogError> {
+        let _ = partition;
+        Ok(0)
+    }
+
+    /// Every forward of records below that offset is acknowledged.
+    fn acknowledge(&self, partition: u32, below: u64) -> Result<(), LogError> {
+        let _ = (partition, below);
+        Ok(())
+    }
+
     /// Removes records below `needed_from` as far as the retention says.
     fn prune(&self, partition: u32, needed_from: u64, retention: Retention) -> Result<(), LogError>;
 }
@@ -254,6 +412,18 @@ impl Place {
             Self::One(partition) if partition < count => Ok(partition..partition + 1),
             Self::One(partition) => Err(LogError::NoPartition { partition, count }),
         }
+    }
+}
+
+/// What a record is recognised by.
+pub fn fingerprint(bytes: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(bytes)
+}
+
+impl LogError {
+    /// Whether the partition goes on once it is taken over anew, or the brokers are back.
+    pub const fn is_interruption(&self) -> bool {
+        matches!(self, Self::Interrupted { .. } | Self::Kafka { .. })
     }
 }
 

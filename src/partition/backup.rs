@@ -64,6 +64,11 @@ pub enum BackupError {
         /// Where it should be.
         wanted: String,
     },
+    /// The log is no folder.
+    #[error(
+        "the log of this instance is Kafka's, which keeps it: back the cluster up. A store that is lost is folded anew from it"
+    )]
+    SharedLog,
     /// One at a time.
     #[error("another backup is being made; wait until it is done")]
     Busy,
@@ -303,10 +308,11 @@ impl Running {
     /// empty or absent folder, below `root` if one is given.
     pub fn backup(&self, to: &Path, root: Option<&Path>) -> Result<Manifest, BackupError> {
         let _alone = self.backing_up.try_lock().map_err(|_| BackupError::Busy)?;
+        let log = self.local_log().ok_or(BackupError::SharedLog)?;
         check_place(to, &self.data, root)?;
         let stores = self.partitions.iter().map(|live| live.read(|p| Arc::clone(&p.rocks)));
         let stores = stores.collect::<Result<Vec<_>, _>>()?;
-        make(&self.log, stores, to, &mut |_, _| ())
+        make(log, stores, to, &mut |_, _| ())
     }
 }
 

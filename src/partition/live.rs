@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{RwLock, RwLockWriteGuard};
+use parking_lot::{Condvar, Mutex, RwLock, RwLockWriteGuard};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -78,17 +78,29 @@ impl From<crate::log::LogError> for ReadError {
 
 /// Says to every fold of a process that it should come to an end.
 #[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub struct Stop(Arc<(AtomicBool, Mutex<()>, Condvar)>);
 
 impl Stop {
     /// Says it.
     pub fn set(&self) {
-        self.0.store(true, Ordering::Release);
+        let guard = self.0.1.lock();
+        self.0.0.store(true, Ordering::Release);
+        drop(guard);
+        self.0.2.notify_all();
+    }
+
+    /// Waits until it is said, at most that long. Whether it was.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let mut guard = self.0.1.lock();
+        if !self.is_set() {
+            self.0.2.wait_while_for(&mut guard, |()| !self.is_set(), timeout);
+        }
+        self.is_set()
     }
 
     /// Whether it was said.
     pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.0.load(Ordering::Acquire)
     }
 }
 
@@ -134,6 +146,11 @@ impl Live {
         self.partition.write().take()
     }
 
+    /// Whether it is served here.
+    pub fn is_served(&self) -> bool {
+        self.partition.read().is_some()
+    }
+
     /// Where it stands.
     pub fn standing(&self) -> Standing {
         *self.standing.borrow()
@@ -162,19 +179,28 @@ impl Live {
 
     /// Records that are in the log and not folded.
     pub fn lag_records(&self) -> Result<u64, ReadError> {
-        Ok(self.log.end(self.number)?.saturating_sub(self.standing().next_offset))
+        Ok(self.log.recent_end(self.number)?.saturating_sub(self.folded_up_to()))
+    }
+
+    /// Nothing below is still to be folded.
+    fn folded_up_to(&self) -> u64 {
+        let next_offset = self.standing().next_offset;
+        self.log.read_up_to(self.number, next_offset)
+    }
+
+    /// What waits is compared with what was delivered while the partition was taken over anew.
+    pub fn taken_over(&self) -> Result<(), PartitionError> {
+        self.write(Partition::taken_over).map(drop)
     }
 
     /// Whether it has folded all that was in the log when it was opened: from then on its counters don't repeat themselves.
     pub fn is_caught_up(&self) -> bool {
-        self.standing().next_offset >= self.opened_end.load(Ordering::Acquire)
+        self.folded_up_to() >= self.opened_end.load(Ordering::Acquire)
     }
 
     /// When the oldest record that isn't folded was appended; `None` if all are folded.
     pub fn waiting_since(&self) -> Result<Option<Ms>, ReadError> {
-        let mut batch = Batch::default();
-        self.log.poll(self.number, self.standing().next_offset, 1, &mut batch)?;
-        Ok(batch.get(0).map(|record| record.append_ms))
+        Ok(self.log.waiting_since(self.number, self.standing().next_offset)?)
     }
 
     /// Reads what memory holds. Short: the fold waits meanwhile.
@@ -205,6 +231,7 @@ impl Live {
             let from = self.standing().next_offset;
             if self.log.wait(self.number, from, IDLE_WAIT)? {
                 self.log.poll(self.number, from, poll_bytes, &mut batch)?;
+                self.read(|p| p.check_leader(&batch)).unwrap_or(Ok(()))?;
                 if !self.fold_batch(&batch, stop)? {
                     return Ok(());
                 }
@@ -261,7 +288,12 @@ impl Live {
                 metrics::histogram!("reckon_commit_seconds").record(began.elapsed());
             }
             let retention = partition.settings.retention;
-            Ok((partition.unsent.clone(), partition.prune_below.take(), retention))
+            let outputs = if !partition.unsent.is_empty() && partition.reach_tails()? {
+                partition.unsent.clone()
+            } else {
+                Vec::new()
+            };
+            Ok((outputs, partition.prune_below.take(), retention))
         })?;
         let Some((outputs, prune_below, retention)) = committed else {
             return Ok(());

@@ -10,6 +10,7 @@ pub mod read;
 pub mod restore;
 pub mod rows;
 pub mod running;
+pub mod sharing;
 pub mod watch;
 pub mod worker;
 
@@ -62,6 +63,13 @@ pub enum PartitionError {
         /// Why.
         cause: std::io::Error,
     },
+}
+
+impl PartitionError {
+    /// Whether the partition goes on once it is taken over anew, or the brokers are back.
+    pub const fn is_interruption(&self) -> bool {
+        matches!(self, Self::Log(cause) if cause.is_interruption())
+    }
 }
 
 /// How a partition is folded. Nothing here changes what is decided.

@@ -9,7 +9,7 @@ use super::{PartitionError, Settings};
 use crate::log::{Batch, Log, LogError};
 use crate::machine::fold::Machine;
 use crate::machine::output::Output;
-use crate::store::commit::Written;
+use crate::store::commit::{LastRecord, Written};
 use crate::store::load::{Loaded, load};
 use crate::store::rocks::{Budget, Rocks, StoreIdentity};
 use crate::store::shelf::Shelf;
@@ -24,6 +24,7 @@ impl StoreIdentity {
             partition,
             partition_count: identity.partition_count,
             source: identity.source,
+            place: log.place().to_owned(),
         }
     }
 }
@@ -81,6 +82,17 @@ impl Partition {
             }
             .into());
         }
+        let last = LastRecord::read(&rocks)?;
+        if let Some(last) = last.filter(|last| last.offset >= start)
+            && log.record_at(number, last.offset)? != Some(last.fingerprint)
+        {
+            let offset = last.offset;
+            return Err(LogError::OtherRecord {
+                partition: number,
+                offset,
+            }
+            .into());
+        }
         let flushed = Flushed {
             position: machine.position,
             forget_line: machine.clock.forget_line,
@@ -101,6 +113,7 @@ impl Partition {
             committed_at: Instant::now(),
             prune_below: None,
             caught_up: false,
+            last,
             scratch: Vec::new(),
             machine,
             shelf,
@@ -114,6 +127,9 @@ impl Partition {
             load_ms = began.elapsed().as_millis() as u64,
             "partition opened"
         );
+        if !partition.rocks.read_only {
+            partition.compare(&partition.unsent)?;
+        }
         partition.send()?;
         Ok(partition)
     }

@@ -9,9 +9,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::live::{Live, Stop};
+use super::sharing::Sharing;
 use super::worker::Partition;
 use super::{PartitionError, Settings, host};
 use crate::log::appender::tick;
+use crate::log::kafka::KafkaLog;
 use crate::log::local::{LocalLog, WallClock, wall_clock};
 use crate::log::placement::partition_of;
 use crate::log::{Log, LogError, NewRecord};
@@ -27,7 +29,7 @@ const ROOM_EVERY: Duration = Duration::from_secs(2);
 
 impl PartitionError {
     /// Whether a read or a backup still holds the store that was let go.
-    const fn is_still_held(&self) -> bool {
+    pub(super) const fn is_still_held(&self) -> bool {
         matches!(self, Self::Store(StoreError::Locked { .. }))
     }
 
@@ -43,8 +45,12 @@ impl PartitionError {
 /// All partitions of a data folder, folding.
 pub struct Running {
     /// The log.
-    pub log: Arc<LocalLog>,
-    /// By number.
+    pub log: Arc<dyn Log>,
+    /// The same, if it is the embedded one.
+    pub(super) local: Option<Arc<LocalLog>>,
+    /// How its partitions are shared with other instances, if they are.
+    pub sharing: Option<Arc<Sharing>>,
+    /// By number; of those that are another instance's nothing can be read here.
     pub partitions: Vec<Arc<Live>>,
     /// Where it all is.
     pub data: PathBuf,
@@ -57,15 +63,15 @@ pub struct Running {
 }
 
 /// What a partition's thread needs to open it anew.
-struct Opening {
-    log: Arc<dyn Log>,
-    data: PathBuf,
-    budget: Budget,
-    settings: Settings,
+pub(super) struct Opening {
+    pub(super) log: Arc<dyn Log>,
+    pub(super) data: PathBuf,
+    pub(super) budget: Budget,
+    pub(super) settings: Settings,
 }
 
 impl Opening {
-    fn open(&self, number: u32) -> Result<Partition, PartitionError> {
+    pub(super) fn open(&self, number: u32) -> Result<Partition, PartitionError> {
         let path = host::store_path(&self.data, number);
         Partition::open(
             Arc::clone(&self.log),
@@ -112,7 +118,9 @@ impl Running {
                 .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })?;
         let running = Arc::new(Self {
-            log,
+            log: Arc::clone(&opening.log),
+            local: Some(Arc::clone(&log)),
+            sharing: None,
             partitions,
             data: data.to_owned(),
             stop: Stop::default(),
@@ -133,13 +141,51 @@ impl Running {
         }
         if running.log.identity().source == Source::Append {
             let (sender, told) = channel();
-            let log = Arc::clone(&running.log);
             let thread = std::thread::Builder::new().name("ticks".to_owned());
             threads.push(spawned(thread.spawn(move || append_ticks(&log, &clock, &told)), data)?);
             *running.ticker.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         }
         *running.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
         Ok(running)
+    }
+
+    /// Joins the group of a Kafka log, and folds what it gives. Returns once joined; partitions come when the group has
+    /// spoken.
+    pub fn share(
+        log: Arc<KafkaLog>,
+        data: &Path,
+        budget: &Budget,
+        settings: &Settings,
+    ) -> Result<Arc<Self>, PartitionError> {
+        host::folder(&data.join("store"))?;
+        let as_log = Arc::clone(&log) as Arc<dyn Log>;
+        let partitions: Vec<Arc<Live>> = (0..log.identity().partition_count)
+            .map(|number| Arc::new(Live::new(number, Arc::clone(&as_log))))
+            .collect();
+        let opening = Opening {
+            log: Arc::clone(&as_log),
+            data: data.to_owned(),
+            budget: budget.clone(),
+            settings: settings.clone(),
+        };
+        let sharing = Sharing::start(log, opening, partitions.clone())?;
+        Ok(Arc::new(Self {
+            log: as_log,
+            local: None,
+            sharing: Some(sharing),
+            partitions,
+            data: data.to_owned(),
+            stop: Stop::default(),
+            ticker: Mutex::new(None),
+            threads: Mutex::new(Vec::new()),
+            failed: watch::Sender::new(None),
+            backing_up: Mutex::new(()),
+        }))
+    }
+
+    /// The embedded log, if it is one.
+    pub fn local_log(&self) -> Option<&Arc<LocalLog>> {
+        self.local.as_ref()
     }
 
     /// The partition that an account lives in.
@@ -156,6 +202,9 @@ impl Running {
 
     /// Commits, delivers, puts everything on disk and closes. What was appended and isn't folded yet is folded next time.
     pub fn stop(&self) {
+        if let Some(sharing) = &self.sharing {
+            sharing.stop();
+        }
         self.stop.set();
         drop(self.ticker.lock().unwrap_or_else(PoisonError::into_inner).take());
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::{PartitionError, Settings};
-use crate::log::{Batch, Log};
+use crate::log::{self, Batch, Log, LogError};
 use crate::machine::accounts::Accounts;
 use crate::machine::calls::Queue;
 use crate::machine::control;
@@ -16,7 +16,7 @@ use crate::model::Ms;
 use crate::model::event::Phase;
 use crate::model::id::CallKey;
 use crate::model::period::Month;
-use crate::store::commit::{self, CommitBytes, Written};
+use crate::store::commit::{self, CommitBytes, LastRecord, Written};
 use crate::store::load::load_period;
 use crate::store::rocks::Rocks;
 use crate::store::shelf::Shelf;
@@ -87,7 +87,10 @@ pub struct Partition {
     pub(super) committed_at: Instant,
     /// The log may let go of records below it: set when a flush has ended.
     pub(super) prune_below: Option<u64>,
+    /// The store has reached the tail of every output topic: from then on outputs go out, and are new.
     pub(super) caught_up: bool,
+    /// The last record that was folded.
+    pub(super) last: Option<LastRecord>,
     pub(super) scratch: Vec<Vec<u8>>,
 }
 
@@ -150,9 +153,51 @@ impl Partition {
         self.send()
     }
 
+    /// Whether the store has reached the tails of all output topics. Before that nothing goes out: what one topic is ahead by
+    /// would be told before what the others still have to be compared with.
+    pub(super) fn reach_tails(&mut self) -> Result<bool, PartitionError> {
+        if !self.caught_up {
+            for topic in Topic::ALL {
+                let tail = self.log.output_tail(self.number, topic)?.sequence;
+                if tail > self.machine.outputs.tails[topic as usize].sequence {
+                    return Ok(false);
+                }
+            }
+            self.caught_up = true;
+        }
+        Ok(true)
+    }
+
+    /// After the partition was taken over anew: what waits is compared with what was delivered meanwhile.
+    pub(super) fn taken_over(&mut self) -> Result<(), PartitionError> {
+        self.caught_up = false;
+        self.compare(&self.unsent)
+    }
+
+    /// Before records of another leader are folded: the last one folded must still be where it was.
+    pub(super) fn check_leader(&self, batch: &Batch) -> Result<(), PartitionError> {
+        let Some(last) = self.last else { return Ok(()) };
+        let epoch = batch
+            .len()
+            .checked_sub(1)
+            .and_then(|n| batch.get(n))
+            .map_or(0, |r| r.leader_epoch);
+        if epoch != last.leader_epoch
+            && last.offset >= self.log.start(self.number)?
+            && self.log.record_at(self.number, last.offset)? != Some(last.fingerprint)
+        {
+            return Err(LogError::OtherRecord {
+                partition: self.number,
+                offset: last.offset,
+            }
+            .into());
+        }
+        Ok(())
+    }
+
     /// At the log's end, once: the outputs delivered before must be among those that the log leads to.
     pub(super) fn check_tails(&mut self) -> Result<(), PartitionError> {
-        if !self.caught_up {
+        if !self.reach_tails()? && self.is_at_end()? {
             for topic in Topic::ALL {
                 let tail = self.log.output_tail(self.number, topic)?.sequence;
                 let folded = self.machine.outputs.tails[topic as usize].sequence;
@@ -165,9 +210,14 @@ impl Partition {
                     });
                 }
             }
-            self.caught_up = true;
         }
         Ok(())
+    }
+
+    /// Whether everything that the log has now is folded.
+    fn is_at_end(&self) -> Result<bool, PartitionError> {
+        let end = self.log.end(self.number)?;
+        Ok(self.log.read_up_to(self.number, self.machine.position.next_offset) >= end)
     }
 
     /// Folds the first `count` records of a batch.
@@ -202,6 +252,7 @@ impl Partition {
         range: std::ops::Range<usize>,
         scratch: &mut [Vec<u8>],
     ) -> Result<usize, PartitionError> {
+        let first = range.start;
         let mut records: SmallVec<[Record<'_>; GROUP]> = SmallVec::new();
         for (polled, scratch) in range.filter_map(|i| batch.get(i)).zip(scratch) {
             records.push(Record {
@@ -213,7 +264,7 @@ impl Partition {
             });
         }
         let known = self.bring_in(&records)?;
-        let mut folded = 0;
+        let mut folded = 0usize;
         for (record, known) in records.iter().zip(&known) {
             if !self.apply(record, known.as_ref())? {
                 break;
@@ -224,6 +275,13 @@ impl Partition {
             }
         }
         self.work.records += folded as u64;
+        if let Some(record) = folded.checked_sub(1).and_then(|n| batch.get(first + n)) {
+            self.last = Some(LastRecord {
+                offset: record.offset,
+                leader_epoch: record.leader_epoch,
+                fingerprint: log::fingerprint(record.bytes),
+            });
+        }
         self.pack();
         Ok(folded)
     }
@@ -394,6 +452,7 @@ impl Partition {
             &mut self.written,
             &outputs,
             &self.delivered,
+            self.last,
             self.flushed.forget_line,
         )?;
         self.rocks.write(batch)?;
@@ -416,7 +475,7 @@ impl Partition {
     }
 
     /// Outputs that are delivered already must be the same ones: compared before anything is written.
-    fn compare(&self, outputs: &[Output]) -> Result<(), PartitionError> {
+    pub(super) fn compare(&self, outputs: &[Output]) -> Result<(), PartitionError> {
         for topic in Topic::ALL {
             let tail = self.log.output_tail(self.number, topic)?.sequence;
             let delivered: Vec<Output> = outputs
@@ -434,7 +493,7 @@ impl Partition {
         if self.rocks.read_only {
             return Ok(());
         }
-        if !self.unsent.is_empty() {
+        if !self.unsent.is_empty() && self.reach_tails()? {
             self.log.append_outputs(self.number, &self.unsent)?;
             self.sent(self.unsent.len());
         }

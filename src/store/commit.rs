@@ -2,7 +2,7 @@
 
 use rocksdb::WriteBatch;
 
-use super::bytes::Writer;
+use super::bytes::{Reader, Writer};
 use super::keys::{self, CF_OPEN, Meta, Rule, table};
 use super::packed::write_call;
 use super::rocks::{Rocks, StoreError};
@@ -61,6 +61,43 @@ impl Written {
     }
 }
 
+/// The last record that was folded: by it a log is recognised that was cut off and written anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastRecord {
+    /// Its place.
+    pub offset: u64,
+    /// The leader that took it.
+    pub leader_epoch: i32,
+    /// The log's fingerprint of its bytes.
+    pub fingerprint: u64,
+}
+
+impl LastRecord {
+    fn to_bytes(self) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.uint(self.offset);
+        w.int(self.leader_epoch.into());
+        w.uint(self.fingerprint);
+        w.bytes
+    }
+
+    /// What a store says; `None`: nothing but the genesis is folded.
+    pub fn read(rocks: &Rocks) -> Result<Option<Self>, StoreError> {
+        let Some(bytes) = rocks.get(&keys::meta(Meta::LastRecord))? else {
+            return Ok(None);
+        };
+        let mut r = Reader::new(&bytes, "last record");
+        let mut read = || {
+            Ok(Self {
+                offset: r.uint()?,
+                leader_epoch: r.int()? as i32,
+                fingerprint: r.uint()?,
+            })
+        };
+        read().map(Some).map_err(|d| rocks.damaged(d))
+    }
+}
+
 /// Bytes of one commit by what they are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CommitBytes {
@@ -95,6 +132,7 @@ pub fn fill(
     written: &mut Written,
     outputs: &[Output],
     delivered: &[(Topic, u64)],
+    last: Option<LastRecord>,
     flushed_forget_line: Ms,
 ) -> Result<(WriteBatch, CommitBytes), StoreError> {
     // As large as the last one, so that it doesn't grow by copying.
@@ -129,6 +167,9 @@ pub fn fill(
     }
     bytes.outbox = part(&batch);
     batch.put(keys::meta(Meta::CallsChunk), &machine.outputs.calls);
+    if let Some(last) = last {
+        batch.put(keys::meta(Meta::LastRecord), last.to_bytes());
+    }
     let state = state::write(machine, shelf.next_block(), shelf.oldest_block());
     batch.put(keys::meta(Meta::State), state);
     bytes.all = batch.size_in_bytes() as u64;

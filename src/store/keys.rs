@@ -71,6 +71,8 @@ pub enum Meta {
     State = 2,
     /// Verdicts of the calls output that don't fill a chunk yet.
     CallsChunk = 3,
+    /// The last folded record: offset, leader epoch, fingerprint.
+    LastRecord = 4,
 }
 
 /// Kinds of the rules table.

@@ -14,7 +14,7 @@ use super::keys::{self, CF_OPEN, CF_SETTLED, CF_SETTLED_IDS, Meta};
 use crate::machine::clock::Source;
 
 /// Version of keys and values. Raise it with every change of `keys.rs`, `values.rs`, `packed.rs` or `state.rs`.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// Version of the fold: raised whenever the golden log's digest changes, so that no bill changes by accident.
 pub const FOLD_VERSION: u32 = 2;
@@ -125,16 +125,20 @@ pub struct StoreIdentity {
     pub partition_count: u32,
     /// What moves its clock.
     pub source: Source,
+    /// Where the log physically is; empty where it can't be mistaken.
+    pub place: String,
 }
 
 impl StoreIdentity {
     fn describe(&self) -> String {
         format!(
-            "log {:?} partition {} of {} (clock source {})",
+            "log {:?} partition {} of {} (clock source {}{}{})",
             self.log_id,
             self.partition,
             self.partition_count,
-            self.source.as_str()
+            self.source.as_str(),
+            if self.place.is_empty() { "" } else { "; " },
+            self.place
         )
     }
 
@@ -144,6 +148,7 @@ impl StoreIdentity {
         w.uint(self.partition.into());
         w.uint(self.partition_count.into());
         w.byte(u8::from(self.source == Source::Ticks));
+        w.text(&self.place);
         w.bytes
     }
 
@@ -154,6 +159,7 @@ impl StoreIdentity {
             partition: r.u32()?,
             partition_count: r.u32()?,
             source: if r.byte()? == 0 { Source::Append } else { Source::Ticks },
+            place: r.text()?.to_owned(),
         })
     }
 }

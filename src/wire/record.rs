@@ -34,6 +34,16 @@ impl Kind {
         }
     }
 
+    /// By the header's bytes. What isn't known is an event, to be rejected as what it is not.
+    pub fn from_header(value: &[u8]) -> Self {
+        match value {
+            b"tick" => Self::Tick,
+            b"control" => Self::Control,
+            b"genesis" => Self::Genesis,
+            _ => Self::Event,
+        }
+    }
+
     /// The header's text.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,0 +1,356 @@
+//! One partition's outputs, each once: the five steps by which an owner takes over and emits.
+//!
+//! 1. *Ask the group* ([`super::group`]): only whom it confirms initialises the partition's transactional producer, which fences
+//!    whoever had it before.
+//! 2. *Barrier*: one record to each output partition, in a transaction that is aborted. Whatever was written before has a lower
+//!    offset.
+//! 3. *Read the tails* past the barrier: the last committed output of each topic is what was delivered.
+//! 4. *Catch up and compare*: the partition's shell emits nothing before its store has reached all tails, and compares what it
+//!    decides up to them with what was delivered, before it writes it ([`crate::partition::worker`]).
+//! 5. *Emit* in transactions.
+//!
+//! Any failure of a transaction ends the producer: its outcome may be unknown, and the tails say it once they are read anew.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+
+use super::ffi::Taken;
+use super::kafka;
+use super::reader::{Next, Readers, Seen};
+use super::settings::{ASK_TIMEOUT, KafkaSettings};
+use crate::log::LogError;
+use crate::machine::output::{Output, Tail, Topic};
+
+/// Outputs of one transaction at most.
+const TRANSACTION_OUTPUTS: usize = 1_000;
+
+/// Bytes of one transaction at most, unless one output is larger.
+const TRANSACTION_BYTES: usize = 8 << 20;
+
+/// How long a transaction's parts may take before its producer is given up.
+const TRANSACTION_WAIT: Duration = Duration::from_secs(25);
+
+/// How far back the last committed output is looked for at first: each take-over leaves a barrier and a marker.
+const LOOK_BACK: u64 = 64;
+
+/// Field 14, a varint: `sequence` of every message of `outputs.proto`.
+const SEQUENCE_TAG: u8 = 14 << 3;
+
+/// Where the barrier's records came to stand, and what the producer was told of its records.
+#[derive(Default)]
+struct Reports {
+    offsets: BTreeMap<String, u64>,
+    failed: Option<RDKafkaErrorCode>,
+}
+
+struct Context {
+    reports: Arc<Mutex<Reports>>,
+}
+
+impl ClientContext for Context {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(message) => {
+                let offset = u64::try_from(message.offset()).unwrap_or(0);
+                reports.offsets.insert(message.topic().to_owned(), offset);
+            }
+            Err((error, _)) => reports.failed = error.rdkafka_error_code().or(Some(RDKafkaErrorCode::Fail)),
+        }
+    }
+}
+
+/// Whoever puts out one partition's outputs.
+pub struct Emitter {
+    partition: u32,
+    producer: BaseProducer<Context>,
+    reports: Arc<Mutex<Reports>>,
+    topics: [String; 4],
+    /// What is delivered, by [`Topic`] number.
+    pub tails: [Tail; 4],
+}
+
+/// What an output's message says of itself.
+pub(super) fn read_output(topic: Topic, message: &Taken) -> Option<Output> {
+    let (mut sequence, mut chain) = (None, None);
+    message.headers(|name, value| match name {
+        "reckon-sequence" => sequence = std::str::from_utf8(value).ok().and_then(|t| t.parse::<u64>().ok()),
+        "reckon-chain" => {
+            chain = std::str::from_utf8(value)
+                .ok()
+                .and_then(|t| u128::from_str_radix(t, 16).ok())
+        }
+        _ => {}
+    });
+    let (sequence, chain) = (sequence?, chain?);
+    let mut body = message.payload().to_vec();
+    body.truncate(body.len().checked_sub(sequence_field(sequence).len())?);
+    Some(Output {
+        topic,
+        sequence,
+        chain,
+        body,
+    })
+}
+
+/// The field that a body ends with on Kafka: fields of protobuf messages may stand in any order.
+fn sequence_field(sequence: u64) -> Vec<u8> {
+    let mut field = vec![SEQUENCE_TAG];
+    prost::encoding::encode_varint(sequence, &mut field);
+    field
+}
+
+impl Emitter {
+    /// Steps 1 (its second half), 2 and 3. The group has confirmed the caller as the partition's owner.
+    pub fn take_over(
+        settings: &KafkaSettings,
+        log_id: &str,
+        partition: u32,
+        readers: &Readers,
+    ) -> Result<Self, LogError> {
+        let reports = Arc::new(Mutex::new(Reports::default()));
+        let context = Context {
+            reports: Arc::clone(&reports),
+        };
+        let producer: BaseProducer<Context> = settings
+            .transactional(&settings.output_transactions(log_id, partition))
+            .create_with_context(context)
+            .map_err(|e| kafka("making an output producer", &e))?;
+        producer
+            .init_transactions(TRANSACTION_WAIT)
+            .map_err(|e| ended(partition, "taking over its transactions", &e))?;
+        let mut emitter = Self {
+            partition,
+            producer,
+            reports,
+            topics: Topic::ALL.map(|t| settings.output(t)),
+            tails: [Tail::default(); 4],
+        };
+        let barrier = emitter.barrier()?;
+        emitter.tails = emitter.read_tails(readers, &barrier)?;
+        Ok(emitter)
+    }
+
+    fn reports(&self) -> std::sync::MutexGuard<'_, Reports> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a record to each output partition and takes it back. Where they stood.
+    fn barrier(&self) -> Result<[u64; 4], LogError> {
+        let fail = |doing, e: &KafkaError| ended(self.partition, doing, e);
+        *self.reports() = Reports::default();
+        self.producer
+            .begin_transaction()
+            .map_err(|e| fail("beginning the barrier", &e))?;
+        for topic in &self.topics {
+            let headers = OwnedHeaders::new().insert(Header {
+                key: "reckon-barrier",
+                value: Some("1"),
+            });
+            let record: BaseRecord<'_, (), [u8]> = BaseRecord::to(topic)
+                .partition(self.partition as i32)
+                .payload(&[][..])
+                .headers(headers);
+            self.producer
+                .send(record)
+                .map_err(|(e, _)| fail("writing the barrier", &e))?;
+        }
+        self.producer
+            .flush(TRANSACTION_WAIT)
+            .map_err(|e| fail("writing the barrier", &e))?;
+        let offsets = {
+            let reports = self.reports();
+            if let Some(code) = reports.failed {
+                return Err(interrupted(self.partition, "writing the barrier", code.to_string()));
+            }
+            let mut offsets = [0; 4];
+            for (offset, topic) in offsets.iter_mut().zip(&self.topics) {
+                *offset = *reports
+                    .offsets
+                    .get(topic)
+                    .ok_or_else(|| interrupted(self.partition, "writing the barrier", "no report".to_owned()))?;
+            }
+            offsets
+        };
+        self.producer
+            .abort_transaction(TRANSACTION_WAIT)
+            .map_err(|e| fail("taking the barrier back", &e))?;
+        Ok(offsets)
+    }
+
+    /// The last committed output of each topic, read past the barrier.
+    fn read_tails(&self, readers: &Readers, barrier: &[u64; 4]) -> Result<[Tail; 4], LogError> {
+        let mut tails = [Tail::default(); 4];
+        let mut open: Vec<(usize, u64)> = (0..4).map(|n| (n, LOOK_BACK)).collect();
+        let mut starts = [0; 4];
+        for (start, topic) in starts.iter_mut().zip(&self.topics) {
+            *start = readers.ends(topic, self.partition)?.0;
+        }
+        while !open.is_empty() {
+            let from: Vec<(&str, u32, u64)> = open
+                .iter()
+                .map(|&(n, back)| {
+                    let offset = barrier[n].saturating_sub(back).max(starts[n]);
+                    (self.topics[n].as_str(), self.partition, offset)
+                })
+                .collect();
+            let mut unreadable = None;
+            let past = readers.read(&from, ASK_TIMEOUT * 3, |topic, _, seen| {
+                let Some(n) = self.topics.iter().position(|t| t == topic) else {
+                    return Next::Enough;
+                };
+                match seen {
+                    Seen::Record(message) => match read_output(Topic::ALL[n], message) {
+                        Some(output) => {
+                            tails[n] = Tail {
+                                sequence: output.sequence,
+                                chain: output.chain,
+                            };
+                        }
+                        None => unreadable = Some((n, message.offset())),
+                    },
+                    Seen::End(end) if end > barrier[n] => return Next::Enough,
+                    Seen::End(_) => {}
+                }
+                Next::More
+            })?;
+            if let Some((n, offset)) = unreadable {
+                return Err(LogError::ForeignOutput {
+                    topic: self.topics[n].clone(),
+                    partition: self.partition,
+                    offset,
+                });
+            }
+            if !past {
+                let doing = "reading the delivered outputs past the barrier";
+                return Err(interrupted(self.partition, doing, "no end within 30 s".to_owned()));
+            }
+            let mut further = Vec::new();
+            for (n, back) in open {
+                if tails[n].sequence > 0 {
+                    continue;
+                }
+                if barrier[n].saturating_sub(back) > starts[n] {
+                    further.push((n, back.saturating_mul(16)));
+                } else if starts[n] > 0 {
+                    return Err(LogError::OutputsDropped {
+                        topic: self.topics[n].clone(),
+                        partition: self.partition,
+                        start: starts[n],
+                    });
+                }
+            }
+            open = further;
+        }
+        Ok(tails)
+    }
+
+    /// Step 5: puts out what follows the tails, in transactions. After an error the emitter is of no use any more.
+    pub fn emit(&mut self, outputs: &[&Output]) -> Result<(), LogError> {
+        let mut rest = outputs;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let count = rest
+                .iter()
+                .take(TRANSACTION_OUTPUTS)
+                .take_while(|o| {
+                    bytes += o.body.len();
+                    bytes <= TRANSACTION_BYTES
+                })
+                .count()
+                .max(1);
+            let (now, later) = rest.split_at(count);
+            self.transaction(now)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn transaction(&mut self, outputs: &[&Output]) -> Result<(), LogError> {
+        let partition = self.partition;
+        let fail = |doing, e: &KafkaError| ended(partition, doing, e);
+        *self.reports() = Reports::default();
+        self.producer
+            .begin_transaction()
+            .map_err(|e| fail("beginning a transaction", &e))?;
+        let mut tails = self.tails;
+        for output in outputs {
+            let mut value = output.body.clone();
+            value.extend_from_slice(&sequence_field(output.sequence));
+            let name = output.topic.as_str();
+            let id = format!("{name}-{partition}-{}", output.sequence);
+            let headers = OwnedHeaders::new_with_capacity(3)
+                .insert(Header {
+                    key: "reckon-sequence",
+                    value: Some(&output.sequence.to_string()),
+                })
+                .insert(Header {
+                    key: "reckon-chain",
+                    value: Some(&format!("{:032x}", output.chain)),
+                })
+                .insert(Header {
+                    key: "reckon-id",
+                    value: Some(&id),
+                });
+            let record: BaseRecord<'_, (), [u8]> = BaseRecord::to(&self.topics[output.topic as usize])
+                .partition(partition as i32)
+                .payload(value.as_slice())
+                .headers(headers);
+            self.producer
+                .send(record)
+                .map_err(|(e, _)| fail("writing outputs", &e))?;
+            tails[output.topic as usize] = Tail {
+                sequence: output.sequence,
+                chain: output.chain,
+            };
+        }
+        self.producer
+            .flush(TRANSACTION_WAIT)
+            .map_err(|e| fail("writing outputs", &e))?;
+        if let Some(code) = self.reports().failed {
+            return Err(interrupted(partition, "writing outputs", code.to_string()));
+        }
+        self.producer
+            .commit_transaction(TRANSACTION_WAIT)
+            .map_err(|e| fail("committing outputs", &e))?;
+        self.tails = tails;
+        Ok(())
+    }
+}
+
+/// A transaction that didn't go through. Whether it was fenced or timed out doesn't matter: who owns the partition the group
+/// says, and what was delivered the tails say.
+fn ended(partition: u32, doing: &'static str, cause: &KafkaError) -> LogError {
+    let fenced = match cause {
+        KafkaError::Transaction(e) => matches!(
+            e.code(),
+            RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch
+        ),
+        _ => false,
+    };
+    metrics::counter!("reckon_output_transactions_failed_total", "fenced" => if fenced { "yes" } else { "no" })
+        .increment(1);
+    interrupted(partition, doing, cause.to_string())
+}
+
+fn interrupted(partition: u32, doing: &'static str, cause: String) -> LogError {
+    LogError::Interrupted {
+        partition,
+        doing,
+        cause,
+    }
+}

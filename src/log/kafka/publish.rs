@@ -1,0 +1,278 @@
+//! Appending to the input topic: events, ticks and forwards by an idempotent producer; control by one transaction at a time.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders, Timestamp};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, ThreadedProducer};
+
+use super::settings::KafkaSettings;
+use super::{broker, kafka};
+use crate::log::{LogError, NewRecord, Place, Receipt};
+use crate::model::Ms;
+use crate::wire::record::{Kind, account_of};
+
+/// How long whoever appends waits for the brokers: longer than the producer itself tries.
+const APPEND_WAIT: Duration = Duration::from_secs(40);
+
+/// How long a control transaction's parts may take.
+const CONTROL_WAIT: Duration = Duration::from_secs(30);
+
+/// How often another writer of control records may come between before it is given up.
+const CONTROL_ATTEMPTS: u32 = 5;
+
+/// One append on its way: each record's receipt, once the broker has it.
+struct Pending {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    receipts: Vec<Option<Receipt>>,
+    waiting: usize,
+    failed: Option<KafkaError>,
+}
+
+impl Pending {
+    fn of(count: usize) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                receipts: vec![None; count],
+                waiting: 0,
+                failed: None,
+            }),
+            changed: Condvar::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn told(&self, at: usize, result: Result<Receipt, KafkaError>) {
+        let mut state = self.lock();
+        state.waiting = state.waiting.saturating_sub(1);
+        match result {
+            Ok(receipt) => state.receipts[at] = Some(receipt),
+            Err(cause) => state.failed = Some(cause),
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+}
+
+struct Context;
+
+impl ClientContext for Context {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Box<(Arc<Pending>, usize)>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: Self::DeliveryOpaque) {
+        let (pending, at) = *opaque;
+        pending.told(
+            at,
+            match result {
+                Ok(message) => Ok(receipt(message)),
+                Err((error, _)) => Err(error.clone()),
+            },
+        );
+    }
+}
+
+fn receipt(message: &impl Message) -> Receipt {
+    let append_ms: Ms = match message.timestamp() {
+        Timestamp::LogAppendTime(ms) | Timestamp::CreateTime(ms) => ms,
+        Timestamp::NotAvailable => 0,
+    };
+    Receipt {
+        partition: u32::try_from(message.partition()).unwrap_or(0),
+        offset: u64::try_from(message.offset()).unwrap_or(0),
+        append_ms,
+    }
+}
+
+/// What stands beside a record's bytes, as headers; an event of a gateway's form has none.
+fn headers(record: &NewRecord) -> Option<OwnedHeaders> {
+    let mut headers = OwnedHeaders::new();
+    let mut any = false;
+    let mut add = |name, value: &str| {
+        any = true;
+        let old = std::mem::replace(&mut headers, OwnedHeaders::new());
+        headers = old.insert(Header {
+            key: name,
+            value: Some(value),
+        });
+    };
+    if record.kind != Kind::Event {
+        add("reckon-record", record.kind.as_str());
+    }
+    if let Some(signature) = &record.signature {
+        add("reckon-signature", signature);
+    }
+    if let Some(forwarded) = record.forwarded {
+        add("reckon-forwarded", &forwarded.to_text());
+    }
+    any.then_some(headers)
+}
+
+/// Appends events, ticks and forwards.
+pub struct Publisher {
+    producer: ThreadedProducer<Context>,
+    topic: String,
+}
+
+impl Publisher {
+    /// Makes the producer; it connects when it first has something.
+    pub fn new(settings: &KafkaSettings) -> Result<Self, LogError> {
+        Ok(Self {
+            producer: settings
+                .producer()
+                .create_with_context(Context)
+                .map_err(|e| kafka("making the producer of events", &e))?,
+            topic: settings.events(),
+        })
+    }
+
+    /// Appends records to partitions, each in its order there, and returns once the brokers have all of them. After an error
+    /// some may be there: appending them again is harmless.
+    pub fn append(&self, records: &[(u32, &NewRecord)]) -> Result<Vec<Receipt>, LogError> {
+        let pending = Pending::of(records.len());
+        for (at, (partition, record)) in records.iter().enumerate() {
+            let key = match record.kind {
+                Kind::Event => account_of(&record.bytes),
+                _ => None,
+            };
+            let mut message = BaseRecord::with_opaque_to(&self.topic, Box::new((Arc::clone(&pending), at)))
+                .partition(*partition as i32)
+                .payload(record.bytes.as_slice());
+            if let Some(key) = &key {
+                message = message.key(key.as_str());
+            }
+            if let Some(headers) = headers(record) {
+                message = message.headers(headers);
+            }
+            pending.lock().waiting += 1;
+            let mut next = Some(message);
+            while let Some(message) = next.take() {
+                match self.producer.send(message) {
+                    Ok(()) => {}
+                    // Room comes with the next report.
+                    Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), message)) => {
+                        self.producer.poll(Duration::from_millis(5));
+                        next = Some(message);
+                    }
+                    Err((cause, _)) => return Err(kafka("appending to the log", &cause)),
+                }
+            }
+        }
+        let until = Instant::now() + APPEND_WAIT;
+        let mut state = pending.lock();
+        while state.waiting > 0 {
+            let Some(left) = until.checked_duration_since(Instant::now()) else {
+                return Err(broker("appending to the log", "the brokers haven't answered in 40 s"));
+            };
+            let (guard, _) = pending
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = guard;
+        }
+        if let Some(cause) = &state.failed {
+            return Err(kafka("appending to the log", cause));
+        }
+        Ok(state.receipts.iter().copied().flatten().collect())
+    }
+}
+
+struct ControlContext;
+
+impl ClientContext for ControlContext {}
+
+impl ProducerContext for ControlContext {
+    type DeliveryOpaque = Box<(Arc<Pending>, usize)>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: Self::DeliveryOpaque) {
+        Context.delivery(result, opaque);
+    }
+}
+
+/// Whoever writes control records, one at a time over the whole cluster: so their order is the same in every partition.
+pub struct ControlWriter {
+    producer: BaseProducer<ControlContext>,
+    topic: String,
+}
+
+impl ControlWriter {
+    /// Fences whoever wrote before; what that one had begun is taken back.
+    pub fn take_over(settings: &KafkaSettings) -> Result<Self, LogError> {
+        let producer: BaseProducer<ControlContext> = settings
+            .transactional(&settings.control_transactions())
+            .create_with_context(ControlContext)
+            .map_err(|e| kafka("making the producer of control records", &e))?;
+        producer
+            .init_transactions(CONTROL_WAIT)
+            .map_err(|e| kafka("taking over the control records", &e))?;
+        Ok(Self {
+            producer,
+            topic: settings.events(),
+        })
+    }
+
+    /// Appends records to their places, all or none of them.
+    pub fn append(&self, records: &[(Place, NewRecord)], partition_count: u32) -> Result<Vec<Receipt>, LogError> {
+        let doing = "writing control records";
+        let mut placed = Vec::new();
+        for (place, record) in records {
+            for partition in place.partitions(partition_count)? {
+                placed.push((partition, record));
+            }
+        }
+        let pending = Pending::of(placed.len());
+        self.producer.begin_transaction().map_err(|e| kafka(doing, &e))?;
+        for (at, (partition, record)) in placed.iter().enumerate() {
+            let mut message: BaseRecord<'_, (), [u8], _> =
+                BaseRecord::with_opaque_to(&self.topic, Box::new((Arc::clone(&pending), at)))
+                    .partition(*partition as i32)
+                    .payload(record.bytes.as_slice());
+            if let Some(headers) = headers(record) {
+                message = message.headers(headers);
+            }
+            self.producer.send(message).map_err(|(e, _)| kafka(doing, &e))?;
+        }
+        self.producer.flush(CONTROL_WAIT).map_err(|e| kafka(doing, &e))?;
+        if let Some(cause) = pending.lock().failed.take() {
+            // Nothing of it counts: the next writer takes it back too, should this fail.
+            let _ = self.producer.abort_transaction(CONTROL_WAIT);
+            return Err(kafka(doing, &cause));
+        }
+        self.producer
+            .commit_transaction(CONTROL_WAIT)
+            .map_err(|e| kafka(doing, &e))?;
+        Ok(pending.lock().receipts.iter().copied().flatten().collect())
+    }
+}
+
+/// Appends control records, all or none, beside other writers that do so too.
+pub fn append_control(
+    settings: &KafkaSettings,
+    records: &[(Place, NewRecord)],
+    partition_count: u32,
+) -> Result<Vec<Receipt>, LogError> {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let result = ControlWriter::take_over(settings).and_then(|w| w.append(records, partition_count));
+        match result {
+            // Another writer has taken over meanwhile: its records go first.
+            Err(LogError::Kafka { fenced: true, .. }) if attempt < CONTROL_ATTEMPTS => {}
+            result => return result,
+        }
+    }
+}

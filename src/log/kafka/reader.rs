@@ -1,0 +1,154 @@
+//! Reading that isn't the fold's: one record again, the tail of the outputs, a page of them.
+//!
+//! Each reading has a client to itself; clients are kept for the next one.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::fetch::Quiet;
+use super::ffi::{Queue, Taken};
+use super::settings::{ASK_TIMEOUT, KafkaSettings};
+use super::{broker, kafka};
+use crate::log::LogError;
+
+/// How long one wait for an answer is, of many within a reading's time.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// Clients kept at most.
+const KEPT_MAX: usize = 4;
+
+/// What a reading wants next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// More.
+    More,
+    /// Nothing more of this partition.
+    Enough,
+}
+
+/// What a reading comes across.
+pub(super) enum Seen<'a> {
+    /// A committed record.
+    Record(&'a Taken),
+    /// The end: every offset below is read, and nothing that was begun before it can still arrive below.
+    End(u64),
+}
+
+/// The clients.
+pub struct Readers {
+    settings: KafkaSettings,
+    idle: Mutex<Vec<Queue<Quiet>>>,
+}
+
+impl Readers {
+    /// None yet.
+    pub const fn new(settings: KafkaSettings) -> Self {
+        Self {
+            settings,
+            idle: Mutex::new(Vec::new()),
+        }
+    }
+
+    fn client(&self) -> Result<Queue<Quiet>, LogError> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(queue) = idle.pop() {
+            return Ok(queue);
+        }
+        drop(idle);
+        let mut config = self.settings.reader();
+        config
+            .set("enable.partition.eof", "true")
+            .set("fetch.wait.max.ms", "20");
+        let consumer: BaseConsumer<Quiet> = config
+            .create_with_context(Quiet)
+            .map_err(|e| kafka("making a client that reads", &e))?;
+        Queue::of(Arc::new(consumer)).ok_or_else(|| broker("making a client that reads", "it has no queue"))
+    }
+
+    fn give_back(&self, queue: Queue<Quiet>) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < KEPT_MAX {
+            idle.push(queue);
+        }
+    }
+
+    /// First offset that is kept, and the offset after the last record that may be read.
+    pub fn ends(&self, topic: &str, partition: u32) -> Result<(u64, u64), LogError> {
+        let client = self.client()?;
+        let ends = client
+            .consumer()
+            .fetch_watermarks(topic, partition as i32, ASK_TIMEOUT)
+            .map_err(|e| kafka(&format!("asking where {topic} {partition} begins and ends"), &e))?;
+        self.give_back(client);
+        Ok((ends.0.max(0) as u64, ends.1.max(0) as u64))
+    }
+
+    /// Reads from the given offsets on, by (topic, partition), until `take` has enough of each or `time` is over. Returns
+    /// whether it had.
+    pub(super) fn read(
+        &self,
+        from: &[(&str, u32, u64)],
+        time: Duration,
+        mut take: impl FnMut(&str, u32, Seen<'_>) -> Next,
+    ) -> Result<bool, LogError> {
+        let mut client = self.client()?;
+        let mut list = TopicPartitionList::new();
+        let mut wanted: BTreeMap<(String, u32), bool> = BTreeMap::new();
+        for (topic, partition, offset) in from {
+            list.add_partition_offset(topic, *partition as i32, Offset::Offset(*offset as i64))
+                .map_err(|e| kafka("assigning a partition to read", &e))?;
+            wanted.insert(((*topic).to_owned(), *partition), true);
+        }
+        client
+            .consumer()
+            .assign(&list)
+            .map_err(|e| kafka("assigning a partition to read", &e))?;
+        let until = Instant::now() + time;
+        let mut failed = None;
+        while wanted.values().any(|w| *w) && failed.is_none() && Instant::now() < until {
+            client.take(WAIT, |message| {
+                let partition = u32::try_from(message.partition()).unwrap_or(u32::MAX);
+                let topic = message.topic();
+                let Some(wants) = wanted.get_mut(&(topic.to_owned(), partition)) else {
+                    return;
+                };
+                if !*wants {
+                    return;
+                }
+                let next = match message.error() {
+                    None => take(topic, partition, Seen::Record(message)),
+                    Some(RDKafkaErrorCode::PartitionEOF) => take(topic, partition, Seen::End(message.offset())),
+                    Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                        failed = Some(LogError::OffsetGone {
+                            partition,
+                            cause: format!("{topic}: {}", message.error_text()),
+                        });
+                        Next::Enough
+                    }
+                    Some(
+                        code @ (RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::TopicAuthorizationFailed),
+                    ) => {
+                        failed = Some(broker(&format!("reading {topic} {partition}"), code));
+                        Next::Enough
+                    }
+                    Some(_) => Next::More,
+                };
+                *wants = next == Next::More;
+            });
+        }
+        client
+            .consumer()
+            .assign(&TopicPartitionList::new())
+            .map_err(|e| kafka("letting go of a partition", &e))?;
+        self.give_back(client);
+        match failed {
+            Some(cause) => Err(cause),
+            None => Ok(!wanted.values().any(|w| *w)),
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! The topics: made with the settings that Reckon's promises hang on, checked against them, refused if they are others.
+
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::fetch::Quiet;
+use super::publish::ControlWriter;
+use super::settings::{ASK_TIMEOUT, KafkaSettings, OUTPUT_BYTES_MAX};
+use super::{broker, ffi, kafka};
+use crate::log::{Identity, LogError, NewRecord, Place};
+use crate::machine::output::Topic;
+
+/// What the topics turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Partitions of each.
+    pub partition_count: u32,
+    /// Cluster and topics by their ids: another place has another text.
+    pub place: String,
+}
+
+/// How a setting is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// Reckon refuses to run.
+    Refused,
+    /// Reckon runs; something is lost some day.
+    Warning,
+    /// As it should be.
+    Good,
+}
+
+/// One thing that was checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Which topic.
+    pub topic: String,
+    /// Which setting.
+    pub setting: &'static str,
+    /// What it is.
+    pub found: String,
+    /// How it is judged.
+    pub severity: Severity,
+    /// What to change, and what it costs not to.
+    pub advice: String,
+}
+
+/// What [`create`] made or found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Created {
+    /// Topics made now; the others were there.
+    pub topics: Vec<String>,
+    /// Whether the genesis records were written now.
+    pub genesis: bool,
+}
+
+const FOREVER: &str = "-1";
+
+/// The cluster's client for questions about topics.
+struct Admin {
+    client: AdminClient<DefaultClientContext>,
+    consumer: BaseConsumer<Quiet>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Admin {
+    fn new(settings: &KafkaSettings) -> Result<Self, LogError> {
+        Ok(Self {
+            client: settings
+                .client()
+                .create()
+                .map_err(|e| kafka("making a client that administers", &e))?,
+            consumer: settings
+                .reader()
+                .create_with_context(Quiet)
+                .map_err(|e| kafka("making a client that reads", &e))?,
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()
+                .map_err(|e| broker("starting a runtime", e))?,
+        })
+    }
+
+    /// Partitions of a topic, and the smallest number of replicas; `None`: there is no such topic.
+    fn partitions(&self, topic: &str) -> Result<Option<(u32, usize)>, LogError> {
+        let metadata = self
+            .consumer
+            .fetch_metadata(Some(topic), ASK_TIMEOUT)
+            .map_err(|e| kafka("asking for the topics; is a broker there?", &e))?;
+        let found = metadata.topics().iter().find(|t| t.name() == topic);
+        Ok(found.filter(|t| t.error().is_none()).map(|t| {
+            let replicas = t.partitions().iter().map(|p| p.replicas().len()).min();
+            (t.partitions().len() as u32, replicas.unwrap_or(0))
+        }))
+    }
+
+    fn settings_of(&self, topics: &[String]) -> Result<Vec<ConfigResource>, LogError> {
+        let wanted: Vec<ResourceSpecifier<'_>> = topics.iter().map(|t| ResourceSpecifier::Topic(t)).collect();
+        let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
+        self.runtime
+            .block_on(self.client.describe_configs(&wanted, &options))
+            .map_err(|e| kafka("asking for the topics' settings", &e))?
+            .into_iter()
+            .map(|r| r.map_err(|code| broker("asking for the topics' settings (DESCRIBE_CONFIGS allowed?)", code)))
+            .collect()
+    }
+}
+
+fn names(settings: &KafkaSettings) -> Vec<String> {
+    let mut names = vec![settings.events()];
+    names.extend(Topic::ALL.map(|t| settings.output(t)));
+    names
+}
+
+/// Checks every setting. Finding nothing to refuse is [`open`]'s condition too.
+pub fn check(settings: &KafkaSettings) -> Result<(Option<Found>, Vec<Finding>), LogError> {
+    let admin = Admin::new(settings)?;
+    let names = names(settings);
+    let mut findings = Vec::new();
+    let mut counts = Vec::new();
+    for name in &names {
+        let (severity, found, advice) = match admin.partitions(name)? {
+            Some((count, replicas)) => {
+                counts.push((name, count));
+                if replicas < 3 {
+                    findings.push(Finding {
+                        topic: name.clone(),
+                        setting: "replicas",
+                        found: replicas.to_string(),
+                        severity: Severity::Warning,
+                        advice: "a broker's disk that dies takes the log with it; 3 replicas survive that".to_owned(),
+                    });
+                }
+                continue;
+            }
+            None => (
+                Severity::Refused,
+                "no such topic".to_owned(),
+                "make it: reckon topics create".to_owned(),
+            ),
+        };
+        findings.push(Finding {
+            topic: name.clone(),
+            setting: "topic",
+            found,
+            severity,
+            advice,
+        });
+    }
+    let there: Vec<String> = counts.iter().map(|(n, _)| (*n).clone()).collect();
+    let input = counts.first().map_or(0, |c| c.1);
+    for (name, count) in &counts {
+        if *count != input {
+            findings.push(Finding {
+                topic: (*name).clone(),
+                setting: "partitions",
+                found: count.to_string(),
+                severity: Severity::Refused,
+                advice: format!("outputs of partition p go to partition p: it must have {input}, as the input has"),
+            });
+        }
+    }
+    for resource in admin.settings_of(&there)? {
+        let rdkafka::admin::OwnedResourceSpecifier::Topic(name) = &resource.specifier else {
+            continue;
+        };
+        let is_input = *name == names[0];
+        for entry in &resource.entries {
+            let value = entry.value.clone().unwrap_or_default();
+            let Some((severity, setting, advice)) = judge(is_input, &entry.name, &value) else {
+                continue;
+            };
+            findings.push(Finding {
+                topic: name.clone(),
+                setting,
+                found: value,
+                severity,
+                advice,
+            });
+        }
+    }
+    if there.len() < names.len() {
+        return Ok((None, findings));
+    }
+    let cluster = admin
+        .consumer
+        .client()
+        .fetch_cluster_id(ASK_TIMEOUT)
+        .unwrap_or_default();
+    let borrowed: Vec<&str> = names.iter().map(String::as_str).collect();
+    let ids = ffi::topic_ids(admin.consumer.client(), &borrowed, ASK_TIMEOUT)
+        .map_err(|cause| broker("asking for the topics' ids", cause))?;
+    let ids: Vec<String> = ids.into_iter().map(Option::unwrap_or_default).collect();
+    let place = format!("cluster {cluster}, topics {} {}", settings.prefix, ids.join(" "));
+    let found = Found {
+        partition_count: input,
+        place,
+    };
+    Ok((Some(found), findings))
+}
+
+/// What a topic's setting is worth; `None`: nothing hangs on it.
+fn judge(is_input: bool, name: &str, value: &str) -> Option<(Severity, &'static str, String)> {
+    use Severity::{Good, Refused, Warning};
+    let good = |setting| (Good, setting, String::new());
+    Some(match name {
+        "cleanup.policy" if value == "delete" => good("cleanup.policy"),
+        "cleanup.policy" => (
+            Refused,
+            "cleanup.policy",
+            "set it to delete: a compacted log has forgotten what bills were made of".to_owned(),
+        ),
+        "message.timestamp.type" if is_input => match value {
+            "LogAppendTime" => good("message.timestamp.type"),
+            _ => (
+                Refused,
+                "message.timestamp.type",
+                "set it to LogAppendTime: with CreateTime producers move the clock".to_owned(),
+            ),
+        },
+        "unclean.leader.election.enable" if value == "true" => (
+            Refused,
+            "unclean.leader.election.enable",
+            "set it to false: an unclean leader cuts off records that were acknowledged and billed".to_owned(),
+        ),
+        "unclean.leader.election.enable" => good("unclean.leader.election.enable"),
+        "retention.ms" | "retention.bytes" => {
+            let setting = if name == "retention.ms" {
+                "retention.ms"
+            } else {
+                "retention.bytes"
+            };
+            if value == FOREVER {
+                return Some(good(setting));
+            }
+            let cost = if is_input {
+                "a store that is lost can't be rebuilt from what was removed, and an instance that takes a partition over needs \
+                 all of it"
+            } else {
+                "an output that was removed before it was read is lost for its consumers, and a topic whose last output is gone \
+                 can't tell what was delivered"
+            };
+            (
+                Warning,
+                setting,
+                format!("set it to -1 until checkpoints exist: {cost}"),
+            )
+        }
+        "min.insync.replicas" if value == "1" => (
+            Warning,
+            "min.insync.replicas",
+            "2, with 3 replicas: else what one broker alone has acknowledged may be lost with it".to_owned(),
+        ),
+        "min.insync.replicas" => good("min.insync.replicas"),
+        _ => return None,
+    })
+}
+
+/// Checks the topics and says what they are, or what to change.
+pub fn open(settings: &KafkaSettings) -> Result<Found, LogError> {
+    let (found, findings) = check(settings)?;
+    let refused: Vec<String> = findings
+        .iter()
+        .filter(|f| f.severity == Severity::Refused)
+        .map(|f| format!("{} has {} {}: {}", f.topic, f.setting, f.found, f.advice))
+        .collect();
+    for finding in findings.iter().filter(|f| f.severity == Severity::Warning) {
+        tracing::warn!(topic = %finding.topic, setting = finding.setting, found = %finding.found, advice = %finding.advice, "topics");
+    }
+    match found {
+        Some(found) if refused.is_empty() => Ok(found),
+        _ => Err(LogError::Topics {
+            what: refused.join("; "),
+        }),
+    }
+}
+
+/// Makes the topics that aren't there, and writes each partition's genesis. Safe to repeat. `sign` signs a genesis' bytes.
+pub fn create(
+    settings: &KafkaSettings,
+    identity: &Identity,
+    replication: i32,
+    genesis: &dyn Fn(u32) -> NewRecord,
+) -> Result<Created, LogError> {
+    let admin = Admin::new(settings)?;
+    let count = identity.partition_count;
+    let insync = if replication >= 3 { "2" } else { "1" };
+    let bytes_max = OUTPUT_BYTES_MAX.to_string();
+    let names = names(settings);
+    let mut new = Vec::new();
+    for (at, name) in names.iter().enumerate() {
+        if let Some((found, _)) = admin.partitions(name)? {
+            if found != count {
+                return Err(LogError::PartitionCount {
+                    topic: name.clone(),
+                    partition: 0,
+                    found,
+                    wanted: count,
+                });
+            }
+            continue;
+        }
+        let topic = NewTopic::new(name, count as i32, TopicReplication::Fixed(replication))
+            .set("cleanup.policy", "delete")
+            .set("retention.ms", FOREVER)
+            .set("retention.bytes", FOREVER)
+            .set("unclean.leader.election.enable", "false")
+            .set("min.insync.replicas", insync)
+            .set("compression.type", "producer");
+        new.push(if at == 0 {
+            topic.set("message.timestamp.type", "LogAppendTime")
+        } else {
+            topic.set("max.message.bytes", &bytes_max)
+        });
+    }
+    let options = AdminOptions::new()
+        .request_timeout(Some(Duration::from_secs(30)))
+        .operation_timeout(Some(Duration::from_secs(30)));
+    let mut topics = Vec::new();
+    if !new.is_empty() {
+        let results = admin
+            .runtime
+            .block_on(admin.client.create_topics(&new, &options))
+            .map_err(|e| kafka("making topics", &e))?;
+        for result in results {
+            match result {
+                Ok(name) => topics.push(name),
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, code)) => return Err(broker(&format!("making {name}"), code)),
+            }
+        }
+    }
+    let events = &names[0];
+    let writer = ControlWriter::take_over(settings)?;
+    // Looked at now, when nobody else can be writing genesis records.
+    let mut empty = Vec::new();
+    for partition in 0..count {
+        let (_, end) = admin
+            .consumer
+            .fetch_watermarks(events, partition as i32, ASK_TIMEOUT)
+            .map_err(|e| kafka("asking whether a partition is empty", &e))?;
+        if end == 0 {
+            empty.push((Place::One(partition), genesis(partition)));
+        }
+    }
+    let genesis = !empty.is_empty();
+    if genesis && empty.len() < count as usize {
+        return Err(LogError::Topics {
+            what: format!(
+                "{} of {count} partitions of {events} are empty, the others are not: a log's genesis is written to all at once. \
+                 Choose another --topic-prefix, or remove the topics",
+                empty.len()
+            ),
+        });
+    }
+    if genesis {
+        writer.append(&empty, count)?;
+    }
+    Ok(Created { topics, genesis })
+}
+
+/// What each role must be allowed, to be set with Kafka's own tool.
+pub fn acls(settings: &KafkaSettings) -> Vec<String> {
+    let (prefix, events) = (&settings.prefix, settings.events());
+    let mut lines = vec![
+        format!("--add --allow-principal User:GATEWAY --producer --topic {events}"),
+        format!(
+            "--add --allow-principal User:RECKON --operation Read --operation Write --operation Describe --operation DescribeConfigs --topic {prefix}. --resource-pattern-type prefixed"
+        ),
+        format!(
+            "--add --allow-principal User:RECKON --operation Read --operation Describe --group {}",
+            settings.group()
+        ),
+        format!(
+            "--add --allow-principal User:RECKON --operation Write --operation Describe --transactional-id {prefix}- --resource-pattern-type prefixed"
+        ),
+        "--add --allow-principal User:RECKON --operation IdempotentWrite --cluster".to_owned(),
+        format!(
+            "--add --allow-principal User:OPERATOR --operation Write --operation Read --operation Describe --topic {events}"
+        ),
+        format!(
+            "--add --allow-principal User:OPERATOR --operation Write --operation Describe --transactional-id {}",
+            settings.control_transactions()
+        ),
+    ];
+    for topic in [Topic::Statements, Topic::Alerts, Topic::Rejects] {
+        lines.push(format!(
+            "--add --allow-principal User:INVOICING --operation Read --operation Describe --topic {}",
+            settings.output(topic)
+        ));
+    }
+    lines.push("--add --allow-principal User:INVOICING --operation Read --group invoicing".to_owned());
+    lines
+}

@@ -1,0 +1,375 @@
+//! Partitions of a Kafka log, shared with other instances: a thread for each that the group gives, ended when it takes it.
+//!
+//! ```text
+//! assigned ─▶ take over (fence, barrier, tails) ─▶ open the store, compare ─▶ fetch from its position ─▶ serve and fold
+//! revoked  ─▶ fold and emit no more; only then the group is told ─▶ close the store
+//! ```
+//!
+//! What interrupts a partition (a fenced or timed-out transaction, brokers that are away) makes it be taken over anew. What
+//! can't be right (another record, an output that differs, history lost) halts it: it is served no more, says why, and is looked
+//! at again now and then, for a leader may just have been stale. The other partitions go on.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::PartitionError;
+use super::live::{Live, Stop};
+use super::running::{Opening, TICK_EVERY};
+use crate::log::appender::tick;
+use crate::log::kafka::KafkaLog;
+use crate::log::kafka::group::Ownership;
+use crate::log::{Log, LogError, NewRecord};
+use crate::machine::clock::Source;
+use crate::model::Ms;
+use crate::wire::record::Kind;
+
+/// How long the group's taking of a partition waits for its fold to end. It is safe not to wait: its outputs are fenced.
+const REVOKE_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a partition waits before it is taken over again, at first and at most.
+const RETRY_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How long a halted partition waits before it is looked at again.
+const HALTED_WAIT: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether the last stable offset moves.
+const ENDS_EVERY: Duration = Duration::from_secs(5);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One partition that is ours, or was.
+struct Owned {
+    stop: Stop,
+    /// Set once nothing more is folded or emitted.
+    quiet: Arc<(Mutex<bool>, Condvar)>,
+    thread: JoinHandle<()>,
+}
+
+/// What the last stable offset of a partition has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StableEnd {
+    /// Offset after the last record, committed or not.
+    pub high: u64,
+    /// Offset after the last record that may be read.
+    pub stable: u64,
+    /// How long it hasn't moved though there are records above it, in milliseconds.
+    pub still_ms: u64,
+}
+
+/// What the ticker is told.
+enum Told {
+    /// A partition was taken over.
+    Taken,
+    /// It's over.
+    End,
+}
+
+/// All that this instance owns.
+pub struct Sharing {
+    /// The log.
+    pub log: Arc<KafkaLog>,
+    work: Arc<Work>,
+    watcher: Mutex<Option<(Stop, JoinHandle<()>)>>,
+    ticker: Mutex<Option<(Sender<Told>, JoinHandle<()>)>>,
+}
+
+/// What the threads share.
+struct Work {
+    log: Arc<KafkaLog>,
+    opening: Opening,
+    partitions: Vec<Arc<Live>>,
+    owned: Mutex<BTreeMap<u32, Owned>>,
+    halted: Mutex<BTreeMap<u32, String>>,
+    stable: Mutex<BTreeMap<u32, StableEnd>>,
+    /// Wakes the ticker: a partition was taken over.
+    taken: Sender<Told>,
+}
+
+/// Follows what the group gives and takes.
+struct Following(Arc<Work>);
+
+impl Ownership for Following {
+    fn assigned(&self, partitions: &[u32]) {
+        for &number in partitions {
+            let before = lock(&self.0.owned).remove(&number);
+            match own(&self.0, number, before) {
+                Ok(owned) => {
+                    lock(&self.0.owned).insert(number, owned);
+                }
+                Err(cause) => tracing::error!(partition = number, %cause, "no thread for a partition"),
+            }
+        }
+    }
+
+    fn revoked(&self, partitions: &[u32]) {
+        let owned = lock(&self.0.owned);
+        let leaving = partitions.iter().filter_map(|p| owned.get(p));
+        let quiet: Vec<_> = leaving
+            .map(|owned| {
+                owned.stop.set();
+                Arc::clone(&owned.quiet)
+            })
+            .collect();
+        drop(owned);
+        let until = Instant::now() + REVOKE_WAIT;
+        for one in quiet {
+            let left = until.saturating_duration_since(Instant::now());
+            let (mutex, changed) = &*one;
+            let _ = changed.wait_timeout_while(lock(mutex), left, |quiet| !*quiet);
+        }
+    }
+}
+
+/// Starts a partition's thread; the one it had before closes its store first.
+fn own(work: &Arc<Work>, number: u32, before: Option<Owned>) -> std::io::Result<Owned> {
+    let stop = Stop::default();
+    let quiet = Arc::new((Mutex::new(false), Condvar::new()));
+    let (work, told_stop, told_quiet) = (Arc::clone(work), stop.clone(), Arc::clone(&quiet));
+    let thread = std::thread::Builder::new().name(format!("fold-{number}")).spawn(move || {
+        if let Some(before) = before
+            && before.thread.join().is_err()
+        {
+            tracing::error!(partition = number, "a partition's thread has panicked");
+        }
+        work.follow(number, &told_stop);
+        work.log.let_go(number);
+        *lock(&told_quiet.0) = true;
+        told_quiet.1.notify_all();
+        lock(&work.halted).remove(&number);
+        if let Some(partition) = work.partitions[number as usize].take()
+            && let Err(cause) = partition.close()
+        {
+            tracing::debug!(partition = number, %cause, "not everything could be put on disk; it is folded again next time");
+        }
+    })?;
+    Ok(Owned { stop, quiet, thread })
+}
+
+impl Work {
+    /// Takes a partition over, serves and folds it, and begins anew after whatever ends that, until told to stop.
+    fn follow(&self, number: u32, stop: &Stop) {
+        let live = &self.partitions[number as usize];
+        let mut wait = RETRY_WAIT.0;
+        while !stop.is_set() {
+            let began = Instant::now();
+            let Err(cause) = self.serve(live, stop) else { return };
+            drop(live.take());
+            self.log.let_go(number);
+            if stop.is_set() {
+                return;
+            }
+            let interrupted = cause.is_interruption() || cause.is_disk_full() || cause.is_still_held();
+            if interrupted || matches!(cause, PartitionError::Log(LogError::NotOwned { .. })) {
+                // Whoever held out for long begins with short waits again.
+                wait = if began.elapsed() > HALTED_WAIT {
+                    RETRY_WAIT.0
+                } else {
+                    wait
+                };
+                tracing::warn!(partition = number, %cause, wait_ms = wait.as_millis() as u64, "the partition is taken over anew");
+                stop.wait(wait);
+                wait = (wait * 2).min(RETRY_WAIT.1);
+            } else {
+                tracing::error!(partition = number, %cause, "the partition is halted; the others go on");
+                lock(&self.halted).insert(number, cause.to_string());
+                stop.wait(HALTED_WAIT);
+            }
+        }
+    }
+
+    fn serve(&self, live: &Live, stop: &Stop) -> Result<(), PartitionError> {
+        let number = live.number;
+        let began = Instant::now();
+        self.log.take_over(number)?;
+        let partition = self.opening.open(number)?;
+        let next_offset = partition.machine.position.next_offset;
+        self.log.follow(number, next_offset)?;
+        live.serve(partition);
+        lock(&self.halted).remove(&number);
+        // Nobody may be listening any more at the end.
+        let _ = self.taken.send(Told::Taken);
+        tracing::info!(
+            partition = number,
+            next_offset,
+            took_ms = began.elapsed().as_millis() as u64,
+            "taken over"
+        );
+        let mut wait = RETRY_WAIT.0;
+        loop {
+            match live.fold(stop) {
+                Err(cause) if cause.is_interruption() => {
+                    tracing::warn!(partition = number, %cause, "interrupted");
+                }
+                result => return result,
+            }
+            // The store is as it should be: what isn't known is what was delivered.
+            loop {
+                if stop.is_set() {
+                    return Ok(());
+                }
+                match self.log.take_over(number) {
+                    Ok(()) => break,
+                    Err(cause) if cause.is_interruption() => {
+                        tracing::warn!(partition = number, %cause, wait_ms = wait.as_millis() as u64, "not taken over yet");
+                        stop.wait(wait);
+                        wait = (wait * 2).min(RETRY_WAIT.1);
+                    }
+                    Err(cause) => return Err(cause.into()),
+                }
+            }
+            wait = RETRY_WAIT.0;
+            live.taken_over()?;
+            self.log.follow(number, live.standing().next_offset)?;
+        }
+    }
+
+    /// Appends a tick to every partition that is ours and served; how far the broker's time is from ours is measured.
+    fn tick(&self) {
+        for live in self.partitions.iter().filter(|l| l.is_served()) {
+            let now: Ms = chrono::Utc::now().timestamp_millis();
+            let record = NewRecord::new(Kind::Tick, tick(now));
+            match self.log.append(live.number, vec![record]) {
+                Ok(receipts) => {
+                    if let Some(receipt) = receipts.first() {
+                        let skew_ms = receipt.append_ms - now;
+                        metrics::gauge!("reckon_tick_skew_ms", "partition" => live.number.to_string())
+                            .set(skew_ms as f64);
+                    }
+                }
+                Err(cause) => {
+                    tracing::error!(partition = live.number, %cause, "no tick could be appended; the next one is tried in a minute");
+                }
+            }
+        }
+    }
+
+    /// Looks where partitions end, committed or not.
+    fn look_at_ends(&self, moved: &mut BTreeMap<u32, (u64, Instant)>) {
+        for live in self.partitions.iter().filter(|l| l.is_served()) {
+            let Ok((high, stable)) = self.log.high_and_stable(live.number) else {
+                continue;
+            };
+            let (last, since) = moved.entry(live.number).or_insert((stable, Instant::now()));
+            if *last != stable || stable >= high {
+                (*last, *since) = (stable, Instant::now());
+            }
+            let end = StableEnd {
+                high,
+                stable,
+                still_ms: since.elapsed().as_millis() as u64,
+            };
+            lock(&self.stable).insert(live.number, end);
+        }
+    }
+}
+
+impl Sharing {
+    /// Joins the group; partitions come as it gives them.
+    pub(super) fn start(
+        log: Arc<KafkaLog>,
+        opening: Opening,
+        partitions: Vec<Arc<Live>>,
+    ) -> Result<Arc<Self>, PartitionError> {
+        let (taken, told) = channel();
+        let work = Arc::new(Work {
+            log: Arc::clone(&log),
+            opening,
+            partitions,
+            owned: Mutex::new(BTreeMap::new()),
+            halted: Mutex::new(BTreeMap::new()),
+            stable: Mutex::new(BTreeMap::new()),
+            taken: taken.clone(),
+        });
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let failed = |cause| PartitionError::Folder {
+            path: work.opening.data.clone(),
+            cause,
+        };
+        let ticker = if log.identity().source == Source::Append {
+            let ticking = Arc::clone(&work);
+            let spawned = thread("ticks").spawn(move || append_ticks(&ticking, &told));
+            Some((taken, spawned.map_err(failed)?))
+        } else {
+            None
+        };
+        let (stop, watching) = (Stop::default(), Arc::clone(&work));
+        let told = stop.clone();
+        let watcher = thread("ends")
+            .spawn(move || {
+                let mut moved = BTreeMap::new();
+                while !told.wait(ENDS_EVERY) {
+                    watching.look_at_ends(&mut moved);
+                }
+            })
+            .map_err(failed)?;
+        log.join(Arc::new(Following(Arc::clone(&work))))?;
+        Ok(Arc::new(Self {
+            log,
+            work,
+            watcher: Mutex::new(Some((stop, watcher))),
+            ticker: Mutex::new(ticker),
+        }))
+    }
+
+    /// Partitions that are halted, and why.
+    pub fn halted(&self) -> BTreeMap<u32, String> {
+        lock(&self.work.halted).clone()
+    }
+
+    /// How the last stable offsets stand.
+    pub fn stable_ends(&self) -> BTreeMap<u32, StableEnd> {
+        lock(&self.work.stable).clone()
+    }
+
+    /// Whether partitions may have gone to another while this process was held up: then it answers no reads.
+    pub fn is_stale(&self) -> bool {
+        self.log
+            .member()
+            .is_some_and(crate::log::kafka::group::Member::is_stale)
+    }
+
+    /// Ends every fold, puts everything on disk, and is silent to the group.
+    pub(super) fn stop(&self) {
+        let owned = std::mem::take(&mut *lock(&self.work.owned));
+        owned.values().for_each(|one| one.stop.set());
+        for one in owned.into_values() {
+            if one.thread.join().is_err() {
+                tracing::error!("a partition's thread has panicked");
+            }
+        }
+        if let Some((stop, thread)) = lock(&self.watcher).take() {
+            stop.set();
+            let _ = thread.join();
+        }
+        if let Some((sender, thread)) = lock(&self.ticker).take() {
+            let _ = sender.send(Told::End);
+            let _ = thread.join();
+        }
+        self.log.leave();
+    }
+}
+
+/// Appends ticks each minute, and when a partition was taken over, until told to end.
+fn append_ticks(work: &Work, told: &Receiver<Told>) {
+    loop {
+        match told.recv_timeout(TICK_EVERY) {
+            Ok(Told::Taken) | Err(RecvTimeoutError::Timeout) => {
+                // Several were taken over at once: one round for all.
+                loop {
+                    match told.try_recv() {
+                        Ok(Told::Taken) => {}
+                        Ok(Told::End) => return,
+                        Err(_) => break,
+                    }
+                }
+                work.tick();
+            }
+            Ok(Told::End) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
