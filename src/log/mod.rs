@@ -6,7 +6,6 @@ pub mod appender;
 pub mod batch;
 pub mod local;
 pub mod memory;
-pub mod placement;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use crate::machine::clock::Source;
 use crate::machine::output::{Output, Tail, Topic};
 use crate::model::Ms;
 use crate::wire::record::{Forwarded, Headers, Kind};
+pub use crate::model::placement;
 pub use batch::Batch;
 
 /// What a log is, from its genesis.
@@ -241,6 +241,17 @@ pub trait Log: Send + Sync {
 
     /// Outputs after a sequence, in order, at most `max`.
     fn read_outputs(&self, partition: u32, topic: Topic, after: u64, max: usize) -> Result<Vec<Output>, LogError>;
+
+    /// Up to where misplaced events are known to have been forwarded (RULES §1): of those below, none is forwarded again.
+    fn forwarded_below(&self, _partition: u32) -> Result<u64, LogError> {
+        Ok(0)
+    }
+
+    /// Says that every record below is folded, the store has it, what was forwarded of them is durable where it belongs, and
+    /// their outputs are delivered. Called from time to time; a later call is never for less.
+    fn acknowledge(&self, _partition: u32, _below: u64) -> Result<(), LogError> {
+        Ok(())
+    }
 
     /// Removes records below `needed_from` as far as the retention says.
     fn prune(&self, partition: u32, needed_from: u64, retention: Retention) -> Result<(), LogError>;
