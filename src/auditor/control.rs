@@ -1,12 +1,32 @@
 //! Control records: whether they hold, and what they change.
 
 use super::fold::{Auditor, Reject};
-use super::{millis, period, reject};
+use super::{Entry, millis, period, reject};
 use crate::wire::pb::{self, control::Body};
 
 impl Auditor {
     /// Judge a control record and apply it.
-    pub(super) fn control(&mut self, control: &pb::Control) -> Option<Reject> {
+    pub(super) fn control(&mut self, control: &pb::Control, entry: &Entry<'_>) -> Option<Reject> {
+        let refused = reject::control_content(control, self.signed.is_some());
+        if refused.is_some() {
+            return refused;
+        }
+        let Some(body) = &control.body else {
+            return Some("missing_field");
+        };
+        if reject::control_too_large(control) {
+            return Some("too_large");
+        }
+        if !self.authorised(entry) {
+            return Some("not_authorised");
+        }
+        if owner(body).is_some_and(|account| self.elsewhere(account)) {
+            return Some("wrong_partition");
+        }
+        let issued_at = control.issued_at.as_ref().map(millis);
+        if issued_at.is_some_and(|issued_at| issued_at < self.late_line) {
+            return Some(reject::EXPIRED);
+        }
         let known = self
             .ids
             .get(&control.id)
@@ -15,24 +35,6 @@ impl Auditor {
             Some((_, accepted)) if accepted == control => return None,
             other => other.is_some(),
         };
-        let refused = reject::control_content(control);
-        if refused.is_some() {
-            return refused;
-        }
-        let Some(body) = &control.body else {
-            return Some("missing_field");
-        };
-        let oldest = self.clock.map(|clock| clock.saturating_sub(self.policy.amend_window));
-        let issued_at = control.issued_at.as_ref().map(millis);
-        if issued_at
-            .zip(oldest)
-            .is_some_and(|(issued_at, oldest)| issued_at < oldest)
-        {
-            return Some("too_late");
-        }
-        if reject::control_too_large(control) {
-            return Some("too_large");
-        }
         let expected = if for_everyone(body) {
             self.control_version.saturating_add(1)
         } else {
@@ -59,7 +61,15 @@ impl Auditor {
             return refused;
         }
 
-        self.ids.insert(control.id.clone(), (self.clock, control.clone()));
+        if let Body::OperatorKeys(change) = body {
+            match self.keys_after(change) {
+                Ok(keys) => self.take_keys(keys),
+                Err(refused) => return Some(refused),
+            }
+        }
+        // Kept until no copy of it can be taken any more.
+        let since = issued_at.map_or(self.clock, |issued| self.clock.map(|clock| clock.max(issued)));
+        self.ids.insert(control.id.clone(), (since, control.clone()));
         if for_everyone(body) {
             self.control_version = expected;
         }
@@ -85,6 +95,7 @@ impl Auditor {
             }
             Body::Policy(policy) => self.policy = self.policy.changed_by(policy),
             Body::RateCard(_) => self.has_card = true,
+            Body::OperatorKeys(_) => {}
             Body::HoldClose(hold) => {
                 self.holds.insert((hold.period.clone(), hold.account_id.clone()));
             }
@@ -112,8 +123,20 @@ impl Auditor {
 fn for_everyone(body: &Body) -> bool {
     match body {
         Body::AccountProfile(_) | Body::Correction(_) => false,
-        Body::Policy(_) | Body::RateCard(_) => true,
+        Body::Policy(_) | Body::RateCard(_) | Body::OperatorKeys(_) => true,
         Body::HoldClose(hold) => hold.account_id.is_empty(),
         Body::ReleaseClose(release) => release.account_id.is_empty(),
     }
+}
+
+/// The account whose own record it is.
+fn owner(body: &Body) -> Option<&str> {
+    let account = match body {
+        Body::AccountProfile(profile) => &profile.account_id,
+        Body::Correction(correction) => &correction.account_id,
+        Body::HoldClose(hold) => &hold.account_id,
+        Body::ReleaseClose(release) => &release.account_id,
+        Body::Policy(_) | Body::RateCard(_) | Body::OperatorKeys(_) => return None,
+    };
+    Some(account.as_str()).filter(|account| !account.is_empty())
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono_tz::Tz;
 
+use super::authority::Signed;
 use super::call::{Call, Settled};
 use super::evidence::{self, Kept};
 use super::period::{self, Period};
@@ -32,6 +33,10 @@ pub(super) struct Account {
 
 /// One partition, audited.
 pub struct Auditor {
+    pub(super) partition: u32,
+    pub(super) partition_count: u32,
+    pub(super) signed: Option<Signed>,
+    pub(super) forwards: BTreeSet<u64>,
     pub(super) source: ClockSource,
     /// None: a `ticks` log before its first tick.
     pub(super) clock: Option<i64>,
@@ -57,6 +62,10 @@ impl Auditor {
     /// The partition after its genesis.
     pub fn new(source: ClockSource, genesis_append_ms: i64) -> Self {
         let mut auditor = Self {
+            partition: 0,
+            partition_count: 1,
+            signed: None,
+            forwards: BTreeSet::new(),
             source,
             clock: match source {
                 ClockSource::Append => Some(genesis_append_ms),
@@ -81,13 +90,19 @@ impl Auditor {
     }
 
     /// RULES §2: move the clock; fire every timer that is due; then the record.
-    pub fn take(&mut self, entry: &Entry) {
+    pub fn take(&mut self, entry: &Entry<'_>) {
         let bad_tick = self.move_clock(entry);
         self.draw_lines();
         self.fire();
         let refused = match &entry.word {
-            Word::Event(event) => self.event(event, entry.append_ms),
-            Word::Control(control) => self.control(control),
+            Word::Event(event) if !event.account_id.is_empty() && self.elsewhere(&event.account_id) => {
+                self.misplaced(entry)
+            }
+            Word::Event(event) => {
+                let first = entry.forwarded.unwrap_or(entry.append_ms);
+                self.event(event, entry.append_ms.min(first))
+            }
+            Word::Control(control) => self.control(control, entry),
             Word::Tick(_) => bad_tick,
             Word::Unreadable => None,
         };
@@ -98,7 +113,16 @@ impl Auditor {
         self.fire();
     }
 
-    fn move_clock(&mut self, entry: &Entry) -> Option<Reject> {
+    /// Only the owning partition judges and rejects; a second hop there isn't.
+    fn misplaced(&mut self, entry: &Entry<'_>) -> Option<Reject> {
+        if entry.forwarded.is_some() {
+            return Some("wrong_partition");
+        }
+        self.forwards.insert(entry.offset);
+        None
+    }
+
+    fn move_clock(&mut self, entry: &Entry<'_>) -> Option<Reject> {
         match self.source {
             ClockSource::Append => {
                 let mut refused = None;
@@ -114,9 +138,11 @@ impl Auditor {
                 refused
             }
             ClockSource::Ticks => {
-                if let Word::Tick(at) = entry.word {
-                    self.clock = self.clock.max(Some(at));
+                let Word::Tick(at) = entry.word else { return None };
+                if !self.authorised(entry) {
+                    return Some("not_authorised");
                 }
+                self.clock = self.clock.max(Some(at));
                 None
             }
         }
@@ -349,6 +375,7 @@ impl Auditor {
         let mut findings = Findings {
             frozen: self.frozen.clone(),
             rejects: self.rejects.clone(),
+            forwards: self.forwards.clone(),
             ..Findings::default()
         };
         for (key, lives) in &self.calls {

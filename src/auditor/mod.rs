@@ -3,6 +3,7 @@
 //! It keeps every accepted event of every call and merges all of them anew whenever it needs the evidence.
 //! It shares nothing with the billing code but the decoded records. It has no rates and no money.
 
+mod authority;
 mod call;
 mod control;
 mod evidence;
@@ -13,7 +14,7 @@ mod reject;
 mod tests;
 mod verdict;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::wire::pb;
 
@@ -32,13 +33,33 @@ pub enum Word {
 }
 
 /// One record of one partition in log order, already decoded from the wire.
-pub struct Entry {
+pub struct Entry<'a> {
     /// Its place in the partition.
     pub offset: u64,
     /// When the log took it.
     pub append_ms: i64,
     /// What it says.
     pub word: Word,
+    /// As it stands in the log: what a signature is for.
+    pub bytes: &'a [u8],
+    /// Header `reckon-signature`.
+    pub signature: Option<&'a str>,
+    /// From header `reckon-forwarded`: when it was appended where it was found.
+    pub forwarded: Option<i64>,
+}
+
+impl Entry<'_> {
+    /// A record with nothing beside its word.
+    pub fn new(offset: u64, append_ms: i64, word: Word) -> Self {
+        Self {
+            offset,
+            append_ms,
+            word,
+            bytes: &[],
+            signature: None,
+            forwarded: None,
+        }
+    }
 }
 
 /// What moves the clock (RULES §2).
@@ -102,6 +123,8 @@ pub struct Findings {
     pub counts: BTreeMap<(String, String, &'static str, &'static str), i64>,
     /// offset -> reject reason
     pub rejects: BTreeMap<u64, &'static str>,
+    /// Offsets of events that belong in another partition, and were to be forwarded to it.
+    pub forwards: BTreeSet<u64>,
     /// Calls without a verdict.
     pub open: u64,
 }

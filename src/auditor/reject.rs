@@ -30,6 +30,9 @@ const METERS: [&str; 7] = [
 pub const BAD_TIME_ZONE: &str = "bad_time_zone";
 pub const BAD_CURRENCY: &str = "bad_currency";
 pub const BAD_PERIOD: &str = "bad_period";
+pub const BAD_OPERATOR_KEYS: &str = "bad_operator_keys";
+/// Issued longer ago than the amendment window.
+pub const EXPIRED: &str = "expired";
 
 fn bad_id(id: &str) -> bool {
     id.len() > ID_BYTES || id.chars().any(char::is_control)
@@ -109,7 +112,8 @@ fn pairs_too_large(pairs: &BTreeMap<String, String>) -> bool {
 }
 
 /// The first of `missing_field`, `bad_id`, `unknown_enum`, `bad_quantity` that holds for a control record.
-pub fn control_content(control: &pb::Control) -> Option<&'static str> {
+/// Where others write the log, too, it must say when it was issued.
+pub fn control_content(control: &pb::Control, dated: bool) -> Option<&'static str> {
     use pb::control::Body;
     let Some(body) = &control.body else {
         return Some("missing_field");
@@ -127,11 +131,18 @@ pub fn control_content(control: &pb::Control) -> Option<&'static str> {
         Body::RateCard(card) => (card.effective_from.is_some(), vec![]),
         Body::HoldClose(hold) => (!hold.period.is_empty(), vec![&hold.account_id]),
         Body::ReleaseClose(release) => (!release.period.is_empty(), vec![&release.account_id]),
+        Body::OperatorKeys(keys) => {
+            let added = keys.add.iter().map(|key| key.key_id.as_str());
+            let ids: Vec<&str> = added.chain(keys.remove.iter().map(String::as_str)).collect();
+            (!ids.is_empty() && ids.iter().all(|id| !id.is_empty()), ids)
+        }
     };
-    if control.id.is_empty() || !needed {
+    if control.id.is_empty() || !needed || (dated && control.issued_at.is_none()) {
         return Some("missing_field");
     }
-    if bad_id(&control.id) || ids.into_iter().any(bad_id) {
+    let key_ids = matches!(body, Body::OperatorKeys(_));
+    let bad = |id: &str| bad_id(id) || (key_ids && id.contains(':'));
+    if bad_id(&control.id) || ids.into_iter().any(bad) {
         return Some("bad_id");
     }
     if let Body::Correction(correction) = body {

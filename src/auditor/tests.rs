@@ -103,11 +103,7 @@ impl Log {
 
     fn take(mut self, append_ms: i64, word: Word) -> Self {
         self.offset += 1;
-        self.auditor.take(&Entry {
-            offset: self.offset,
-            append_ms,
-            word,
-        });
+        self.auditor.take(&Entry::new(self.offset, append_ms, word));
         self
     }
 

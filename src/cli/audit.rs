@@ -44,11 +44,16 @@ fn audit(log: &dyn Log, number: u32) -> Result<Findings, CliError> {
     let mut batch = Batch::default();
     log.poll(number, 0, 1, &mut batch)?;
     let genesis_ms = batch.get(0).map_or(0, |r| r.append_ms);
+    let genesis = batch.get(0).and_then(|r| pb::Genesis::decode(r.bytes).ok());
     let source = match log.identity().source {
         Source::Append => ClockSource::Append,
         Source::Ticks => ClockSource::Ticks,
     };
     let mut auditor = Auditor::new(source, genesis_ms);
+    auditor.placed(number, log.identity().partition_count);
+    if let Some(genesis) = genesis {
+        auditor.signed(&genesis.log_id, &genesis.keys);
+    }
     let (mut next, end) = (1, log.end(number)?);
     while next < end {
         log.poll(number, next, 4 << 20, &mut batch)?;
@@ -58,6 +63,9 @@ fn audit(log: &dyn Log, number: u32) -> Result<Findings, CliError> {
                 offset: polled.offset,
                 append_ms: polled.append_ms,
                 word: word(polled.kind, polled.bytes),
+                bytes: polled.bytes,
+                signature: polled.headers.signature,
+                forwarded: polled.headers.forwarded.map(|first| first.append_ms),
             });
         }
     }

@@ -42,6 +42,7 @@ fn row(host: &Host, partition: &Partition) -> Result<Value, CliError> {
         "verdicts_amended": machine.counters.amended,
         "events": machine.counters.events,
         "events_that_changed_nothing": machine.counters.copies,
+        "forwarded": machine.counters.forwarded,
         "unknown_fields": machine.counters.unknown_fields,
         "rejects": rejects,
         "control_version": machine.ledger.version,
@@ -114,6 +115,10 @@ impl Inspect {
             ]);
         }
         print!("{table}");
+        for row in rows.iter().filter(|row| row["forwarded"] != 0) {
+            let forwarded = n(&row["forwarded"]);
+            println!("  partition {}: {forwarded} misplaced events forwarded", row["partition"]);
+        }
         for row in &rows {
             for (reason, count) in row["rejects"].as_object().into_iter().flatten() {
                 println!("  partition {}: {} rejected, {reason}", row["partition"], n(count));

@@ -101,6 +101,9 @@ fn difference(first: &Partition, again: &Partition) -> Result<Option<String>, Pa
             first.machine.position.next_offset, again.machine.position.next_offset
         )));
     }
+    if first.machine.authority != again.machine.authority {
+        return Ok(Some(format!("partition {number}: the operator's keys differ")));
+    }
     let (was, is) = (first.usage(None)?, again.usage(None)?);
     for key in was.keys().chain(is.keys()) {
         if was.get(key) != is.get(key) {

@@ -5,6 +5,7 @@
 //! | `default` | `identity` | genesis of partition 0 |
 //! | `default` | `start`, partition u32 | first offset that is kept |
 //! | `default` | `appended`, partition u32 | bytes of batches appended so far: u64 |
+//! | `default` | `forwarded`, partition u32 | misplaced events below this offset are in their own partitions: u64 |
 //! | `default` | `removed`, partition u32 | of them, bytes removed by retention: u64 |
 //! | `records` | partition u32, first offset u64 | a batch: checksum, count, append times, kinds, bytes |
 //! | `outputs` | partition u32, topic u8, sequence u64 | chain, then the body |
@@ -35,6 +36,7 @@ const IDENTITY: &[u8] = b"identity";
 const START: &[u8] = b"start";
 const APPENDED: &[u8] = b"appended";
 const REMOVED: &[u8] = b"removed";
+const FORWARDED: &[u8] = b"forwarded";
 
 /// Wall time for append times; tests and imports may bring their own.
 pub type WallClock = Arc<dyn Fn() -> Ms + Send + Sync>;
@@ -444,6 +446,10 @@ impl LocalLog {
         }
         let records = self.family(CF_RECORDS)?;
         let mut batch = WriteBatch::default();
+        // With the events themselves: so none is forwarded twice. They come in the order of their offsets.
+        for from in group.iter().flat_map(|p| &p.records).filter_map(|(_, record)| record.forwarded) {
+            batch.put(number_key(FORWARDED, from.partition), (from.offset + 1).to_be_bytes());
+        }
         for (partition, of_one) in of_partition.iter().enumerate() {
             if !of_one.is_empty() {
                 let key = record_key(partition as u32, first_offsets[partition]);
@@ -610,6 +616,10 @@ impl Log for LocalLog {
         }
         rows.status().map_err(|e| self.explain(&e))?;
         Ok(outputs)
+    }
+
+    fn forwarded_below(&self, partition: u32) -> Result<u64, LogError> {
+        Ok(self.number(FORWARDED, partition)?.unwrap_or(0))
     }
 
     fn prune(&self, partition: u32, needed_from: u64, retention: Retention) -> Result<(), LogError> {

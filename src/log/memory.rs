@@ -14,6 +14,7 @@ struct Partition {
     start: u64,
     records: Vec<(Ms, NewRecord)>,
     outputs: [Vec<Output>; 4],
+    acknowledged: u64,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +46,15 @@ impl MemoryLog {
             identity,
             state: Arc::new((Mutex::new(State { now_ms, partitions }), Condvar::new())),
         }
+    }
+
+    /// A log whose genesis records are these, one a partition in their order.
+    pub fn with_genesis(identity: Identity, now_ms: Ms, genesis: Vec<NewRecord>) -> Self {
+        let log = Self::new(identity, now_ms);
+        for (partition, record) in log.lock().partitions.iter_mut().zip(genesis) {
+            partition.records = vec![(now_ms, record)];
+        }
+        log
     }
 
     /// The append time of what is appended from now on. It may go back, as a broker's can.
@@ -182,6 +192,14 @@ impl Log for MemoryLog {
             let all = p.outputs[topic as usize].iter();
             all.filter(|o| o.sequence > after).take(max).cloned().collect()
         })
+    }
+
+    fn forwarded_below(&self, partition: u32) -> Result<u64, LogError> {
+        self.with(partition, |p, _| p.acknowledged)
+    }
+
+    fn acknowledge(&self, partition: u32, below: u64) -> Result<(), LogError> {
+        self.with(partition, |p, _| p.acknowledged = p.acknowledged.max(below))
     }
 
     fn prune(&self, partition: u32, needed_from: u64, retention: Retention) -> Result<(), LogError> {

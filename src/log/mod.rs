@@ -7,7 +7,6 @@ pub mod batch;
 pub mod kafka;
 pub mod local;
 pub mod memory;
-pub mod placement;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use crate::machine::clock::Source;
 use crate::machine::output::{Output, Tail, Topic};
 use crate::model::Ms;
 use crate::wire::record::{Forwarded, Headers, Kind};
+pub use crate::model::placement;
 pub use batch::Batch;
 
 /// What a log is, from its genesis.
@@ -388,15 +388,14 @@ pub trait Log: Send + Sync {
     /// Outputs after a sequence, in order, at most `max`.
     fn read_outputs(&self, partition: u32, topic: Topic, after: u64, max: usize) -> Result<Vec<Output>, LogError>;
 
-    /// Forwards of records below that offset are known to be acknowledged: folded again, they are not sent again.
-    fn forwarded_below(&self, partition: u32) -> Result<u64, LogError> {
-        let _ = partition;
+    /// Up to where misplaced events are known to have been forwarded (RULES §1): of those below, none is forwarded again.
+    fn forwarded_below(&self, _partition: u32) -> Result<u64, LogError> {
         Ok(0)
     }
 
-    /// Every forward of records below that offset is acknowledged.
-    fn acknowledge(&self, partition: u32, below: u64) -> Result<(), LogError> {
-        let _ = (partition, below);
+    /// Says that every record below is folded, the store has it, what was forwarded of them is durable where it belongs, and
+    /// their outputs are delivered. Called from time to time; a later call is never for less.
+    fn acknowledge(&self, _partition: u32, _below: u64) -> Result<(), LogError> {
         Ok(())
     }
 

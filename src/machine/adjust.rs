@@ -178,6 +178,7 @@ impl Machine {
             };
             let record = pb::StatementRecord {
                 body: Some(pb::statement_record::Body::AdjustmentNoticed(notice)),
+                sequence: 0,
             };
             self.emit(Topic::Statements, &record);
             // One that a statement has named is named again only by what is still owed.

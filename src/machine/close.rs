@@ -386,6 +386,7 @@ impl Machine {
         };
         let record = pb::StatementRecord {
             body: Some(pb::statement_record::Body::PeriodClosed(statement)),
+            sequence: 0,
         };
         let sequence = self.emit(Topic::Statements, &record);
         if let Some(closed) = self.closed.get_mut(&(account, month)) {
@@ -440,6 +441,7 @@ impl Machine {
         };
         let record = pb::StatementRecord {
             body: Some(pb::statement_record::Body::PeriodControl(control)),
+            sequence: 0,
         };
         let sequence = self.emit(Topic::Statements, &record);
         self.finished.insert(month, (sequence, tally));

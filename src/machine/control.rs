@@ -7,19 +7,19 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::accounts::Profile;
 use super::calls::Slot;
 use super::close::EVERY_ACCOUNT;
+use super::content;
 use super::digest::Mark;
 use super::fold::{Machine, Record};
 use super::verdict::Correction;
 use crate::model::Ms;
 use crate::model::id::CallKey;
-use crate::model::limits::{DIMENSION_KEY_BYTES_MAX, ID_BYTES_MAX, ROLLUP_DIMENSIONS_MAX, SCALE_MAX};
+use crate::model::limits::{DIMENSION_KEY_BYTES_MAX, ROLLUP_DIMENSIONS_MAX};
 use crate::model::money::Currency;
 use crate::model::period::{self, Month, Zone};
 use crate::model::policy::Policy;
-use crate::model::quantity::Quantity;
 use crate::model::reject::{Reject, RejectReason};
 use crate::model::symbol::Sym;
-use crate::wire::check::is_known_meter;
+use crate::wire::check::instant_ms;
 use crate::wire::pb;
 use pb::control::Body;
 
@@ -66,24 +66,6 @@ fn bad(field: &'static str, detail: impl Into<String>) -> Reject {
     Reject::new(RejectReason::BadControl, field, detail)
 }
 
-fn missing(field: &'static str) -> Reject {
-    Reject::new(RejectReason::MissingField, field, "absent or empty")
-}
-
-fn check_id(field: &'static str, id: &str) -> Result<(), Reject> {
-    if id.is_empty() {
-        return Err(missing(field));
-    }
-    if id.len() > ID_BYTES_MAX || id.chars().any(char::is_control) {
-        return Err(Reject::new(
-            RejectReason::BadId,
-            field,
-            format!("{} bytes, or control characters", id.len()),
-        ));
-    }
-    Ok(())
-}
-
 /// The content apart from its place in the order, which an appender may fill in.
 fn content_hash(control: &pb::Control) -> u128 {
     use prost::Message;
@@ -97,7 +79,7 @@ fn content_hash(control: &pb::Control) -> u128 {
 /// Whether a record is for every partition, and so carries a control version.
 pub fn is_for_everyone(control: &pb::Control) -> bool {
     match &control.body {
-        Some(Body::Policy(_) | Body::RateCard(_)) => true,
+        Some(Body::Policy(_) | Body::RateCard(_) | Body::OperatorKeys(_)) => true,
         Some(Body::HoldClose(hold)) => hold.account_id.is_empty(),
         Some(Body::ReleaseClose(release)) => release.account_id.is_empty(),
         Some(Body::AccountProfile(_) | Body::Correction(_)) | None => false,
@@ -111,7 +93,7 @@ pub fn account_of(control: &pb::Control) -> Option<&str> {
         Body::Correction(correction) => &correction.account_id,
         Body::HoldClose(hold) => &hold.account_id,
         Body::ReleaseClose(release) => &release.account_id,
-        Body::Policy(_) | Body::RateCard(_) => return None,
+        Body::Policy(_) | Body::RateCard(_) | Body::OperatorKeys(_) => return None,
     };
     (!id.is_empty()).then_some(id)
 }
@@ -124,28 +106,23 @@ impl Machine {
     }
 
     fn accept(&mut self, record: &Record<'_>, control: &pb::Control) -> Result<(), Reject> {
-        check_id("control.id", &control.id)?;
+        content::check(control, self.authority.is_signed())?;
+        self.authority.check(record)?;
+        self.check_place(account_of(control))?;
         let Some(body) = &control.body else {
-            return Err(missing("control.body"));
+            return Err(content::missing("control.body"));
         };
         let hash = content_hash(control);
         let now = self.now();
-        let policy = self.policy();
-        let (window, span) = (policy.amend_window_ms, policy.call_span_ms);
-        if let Some(issued) = &control.issued_at {
-            let issued_ms = issued
-                .seconds
-                .saturating_mul(1_000)
-                .saturating_add(i64::from(issued.nanos) / 1_000_000);
-            if self.clock.now.is_some() && issued_ms < now.saturating_sub(window) {
-                return Err(Reject::new(
-                    RejectReason::Expired,
-                    "control.issued_at",
-                    format!("{} ms before the clock", now - issued_ms),
-                ));
-            }
+        let issued_ms = control.issued_at.as_ref().map(instant_ms);
+        if let Some(issued_ms) = issued_ms.filter(|&at| at < self.clock.late_line) {
+            return Err(Reject::new(
+                RejectReason::Expired,
+                "control.issued_at",
+                format!("{} ms before the clock", now.saturating_sub(issued_ms)),
+            ));
         }
-        self.ledger.forget(now.saturating_sub(window).saturating_sub(span));
+        self.ledger.forget(self.clock.forget_line);
         let known = self.ledger.ids.get(&control.id).map(|(known, _)| *known == hash);
         if known == Some(true) {
             return Ok(());
@@ -174,6 +151,7 @@ impl Machine {
             Body::AccountProfile(profile) => self.take_profile(profile)?,
             Body::Correction(correction) => self.take_correction(record, control, correction)?,
             Body::Policy(policy) => self.take_policy(policy)?,
+            Body::OperatorKeys(change) => self.authority.change(change)?,
             Body::RateCard(card) => self.take_card(card, control.control_version)?,
             Body::HoldClose(hold) => {
                 let (month, account) = self.hold_key(&hold.period, &hold.account_id, "hold_close")?;
@@ -190,7 +168,10 @@ impl Machine {
         if everyone {
             self.ledger.version = control.control_version;
         }
-        self.ledger.remember(control.id.clone(), hash, now);
+        // An id is kept until its record has expired, also where the operator's clock is ahead of the log's: so none can be
+        // replayed, whatever policies do to the windows meanwhile, for neither line moves back.
+        let since = issued_ms.map_or(now, |at| at.max(now));
+        self.ledger.remember(control.id.clone(), hash, since);
         self.ledger.added.push(control.id.clone());
         self.digest.note(
             Mark::Control,
@@ -201,7 +182,6 @@ impl Machine {
     }
 
     fn take_profile(&mut self, profile: &pb::AccountProfile) -> Result<(), Reject> {
-        check_id("account_profile.account_id", &profile.account_id)?;
         let zone = if profile.time_zone.is_empty() {
             Zone::UTC
         } else {
@@ -220,29 +200,19 @@ impl Machine {
         Ok(())
     }
 
-    /// The call that a correction is about, and its quantities.
-    fn check_correction(&mut self, correction: &pb::Correction) -> Result<(Slot, Vec<(Sym, i128)>), Reject> {
-        check_id("correction.account_id", &correction.account_id)?;
-        check_id("correction.call_id", &correction.call_id)?;
-        if correction.bill.is_none() {
-            return Err(missing("correction.bill"));
-        }
-        if correction.reason.is_empty() {
-            return Err(missing("correction.reason"));
-        }
-        let quantities = self.correction_quantities(&correction.quantities)?;
+    /// The call that a correction is about.
+    fn check_correction(&mut self, correction: &pb::Correction) -> Result<Slot, Reject> {
         let key = CallKey::parse(&correction.call_id);
-        let slot = self
-            .accounts
+        self.accounts
             .find(&correction.account_id)
-            .and_then(|account| self.find_call(account, &key, key.hash(account)));
-        slot.map(|slot| (slot, quantities)).ok_or_else(|| {
-            Reject::new(
-                RejectReason::CallForgotten,
-                "correction.call_id",
-                format!("{:?} is not known", correction.call_id),
-            )
-        })
+            .and_then(|account| self.find_call(account, &key, key.hash(account)))
+            .ok_or_else(|| {
+                Reject::new(
+                    RejectReason::CallForgotten,
+                    "correction.call_id",
+                    format!("{:?} is not known", correction.call_id),
+                )
+            })
     }
 
     fn take_correction(
@@ -251,7 +221,12 @@ impl Machine {
         control: &pb::Control,
         correction: &pb::Correction,
     ) -> Result<(), Reject> {
-        let (slot, quantities) = self.check_correction(correction)?;
+        let slot = self.check_correction(correction)?;
+        let mut quantities: Vec<(Sym, i128)> = content::quantities_of(correction)?
+            .into_iter()
+            .map(|(meter, nano)| (self.names.symbols.intern(meter), nano))
+            .collect();
+        quantities.sort_unstable();
         let bill = correction.bill.unwrap_or_default();
         let before = self
             .calls
@@ -277,32 +252,6 @@ impl Machine {
             Some(before) => self.amend(slot, &before),
         }
         Ok(())
-    }
-
-    fn correction_quantities(&mut self, quantities: &[pb::Quantity]) -> Result<Vec<(Sym, i128)>, Reject> {
-        let bad_quantity = |detail: String| Reject::new(RejectReason::BadQuantity, "correction.quantities", detail);
-        let mut named: BTreeMap<&str, i128> = BTreeMap::new();
-        for quantity in quantities {
-            if !is_known_meter(&quantity.meter) {
-                return Err(bad_quantity(format!("meter {:?}", quantity.meter)));
-            }
-            if quantity.value < 0 || quantity.scale > SCALE_MAX {
-                return Err(bad_quantity(format!(
-                    "value {} scale {}",
-                    quantity.value, quantity.scale
-                )));
-            }
-            let amount = Quantity::from_parts(quantity.value, quantity.scale as u8);
-            if named.insert(&quantity.meter, amount.0).is_some() {
-                return Err(bad_quantity(format!("meter {:?} twice", quantity.meter)));
-            }
-        }
-        let mut quantities: Vec<(Sym, i128)> = named
-            .into_iter()
-            .map(|(meter, nano)| (self.names.symbols.intern(meter), nano))
-            .collect();
-        quantities.sort_unstable();
-        Ok(quantities)
     }
 
     fn take_policy(&mut self, change: &pb::Policy) -> Result<(), Reject> {
@@ -416,16 +365,12 @@ impl Machine {
     }
 
     fn hold_key(&mut self, month: &str, account: &str, body: &'static str) -> Result<(Month, u32), Reject> {
-        if month.is_empty() {
-            return Err(missing("period"));
-        }
         let month: Month = month
             .parse()
             .map_err(|_| bad("period", format!("{body}: {month:?} is not a month such as 2026-09")))?;
         if account.is_empty() {
             return Ok((month, EVERY_ACCOUNT));
         }
-        check_id("account_id", account)?;
         Ok((month, self.account(account)))
     }
 

@@ -23,6 +23,8 @@ pub enum Mark {
     Close = 6,
     /// A control record was accepted.
     Control = 7,
+    /// A misplaced event was passed on.
+    Forward = 8,
 }
 
 /// The digest and what the present record adds to it.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::accounts::Accounts;
 use super::adjust::{Adjustment, ClosedPeriod};
+use super::authority::Authority;
 use super::calls::{Call, Calls, Slot};
 use super::clock::{Clock, Source};
 use super::close::MonthTally;
@@ -97,6 +98,8 @@ pub struct Counters {
     pub amended: u64,
     /// First verdicts by reason, in the order of [`Reason::ALL`](crate::model::outcome::Reason::ALL).
     pub verdicts: [u64; REASONS_MAX],
+    /// Misplaced events that were passed on to their own partition.
+    pub forwarded: u64,
     /// By reason.
     pub rejects: BTreeMap<RejectReason, u64>,
 }
@@ -110,6 +113,8 @@ pub struct Machine {
     pub partition_count: u32,
     /// How far.
     pub position: Position,
+    /// By what the operator's records are known.
+    pub authority: Authority,
     /// Log time.
     pub clock: Clock,
     /// Symbols and shapes.
@@ -170,6 +175,8 @@ pub struct Machine {
     pub(super) loaded: BTreeSet<(u32, Month)>,
     pub(super) next_due: Ms,
     pub(super) difference: Difference,
+    /// Offset of the last tick whose authority was looked at.
+    pub(super) ticked_by: Option<u64>,
     /// Timers fired in this step so far.
     fired: usize,
     /// The last record is folded, but what it left due at its own instant isn't all fired: [`Machine::settle_down`] goes on.
@@ -186,6 +193,7 @@ impl Machine {
                 next_offset: 1,
                 step: 0,
             },
+            authority: Authority::Process,
             clock: Clock::new(source, genesis_ms),
             names: Names::default(),
             policies: vec![Policy::default()],
@@ -217,6 +225,7 @@ impl Machine {
             loaded: BTreeSet::new(),
             next_due: Ms::MIN,
             difference: Difference::default(),
+            ticked_by: None,
             fired: 0,
             settling: false,
         };
@@ -273,7 +282,7 @@ impl Machine {
         let mut tick = None;
         let target = match &record.input {
             Input::Tick(Ok(at)) => {
-                let taken = self.clock.tick(*at, record.append_ms);
+                let taken = self.take_tick(record, *at);
                 let target = match taken {
                     Ok(()) => self.clock.target_of_tick(*at, record.append_ms),
                     Err(_) => self.clock.target(record.append_ms),
@@ -308,9 +317,8 @@ impl Machine {
                 }
             }
             Input::Control(Ok(control)) => self.control(record, control),
-            Input::Event(Err(reject)) | Input::Tick(Err(reject)) | Input::Control(Err(reject)) => {
-                self.reject(record, reject.clone());
-            }
+            Input::Event(Err(reject)) => self.bad_event(record, reject),
+            Input::Tick(Err(reject)) | Input::Control(Err(reject)) => self.reject(record, reject.clone()),
             Input::Genesis => {}
         }
         self.digest.seal(record.offset);
@@ -446,6 +454,7 @@ impl Machine {
             detail: format!("{}; {}", reject.detail, reject.reason.cure()),
             record: kept.to_vec(),
             truncated: kept.len() < record.bytes.len(),
+            sequence: 0,
         };
         self.emit(Topic::Rejects, &body);
     }
@@ -465,13 +474,14 @@ impl Machine {
     /// The checks that need the clock, in the order of RULES §5.
     fn check_event(&self, record: &Record<'_>, event: &Event<'_>) -> Result<Ms, Reject> {
         let at = event.occurred_at;
-        if self.clock.source == Source::Append && at > record.append_ms.saturating_add(AHEAD_MS_MAX) {
+        let arrived_ms = record.arrived_ms();
+        if self.clock.source == Source::Append && at > arrived_ms.saturating_add(AHEAD_MS_MAX) {
             return Err(Reject::new(
                 RejectReason::Ahead,
                 "occurred_at",
                 format!(
                     "{} ms after the append time; at most {AHEAD_MS_MAX} are taken",
-                    at - record.append_ms
+                    at.saturating_sub(arrived_ms)
                 ),
             ));
         }
@@ -506,6 +516,13 @@ impl Machine {
     }
 
     fn event(&mut self, record: &Record<'_>, event: &Event<'_>, known: Option<&Known<'_>>) {
+        let numbered = match known {
+            Some(known) => Some(known.account),
+            None => self.accounts.find(event.account),
+        };
+        if numbered.is_none() && self.passes_on(record, event.account) {
+            return;
+        }
         let now = match self.check_event(record, event) {
             Ok(now) => now,
             Err(reject) => return self.reject(record, reject),
@@ -515,7 +532,7 @@ impl Machine {
         let known = match known {
             Some(known) => *known,
             None => {
-                let account = self.account(event.account);
+                let account = numbered.unwrap_or_else(|| self.account(event.account));
                 let key = CallKey::parse(event.call);
                 let hash = key.hash(account);
                 Known {

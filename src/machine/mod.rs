@@ -5,13 +5,16 @@
 
 pub mod accounts;
 pub mod adjust;
+pub mod authority;
 pub mod calls;
 pub mod clock;
 pub mod close;
+mod content;
 pub mod control;
 pub mod digest;
 pub mod evidence;
 pub mod fold;
+pub mod forward;
 pub mod names;
 pub mod numbers;
 pub mod output;

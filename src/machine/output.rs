@@ -3,6 +3,7 @@
 use prost::Message;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
+use super::forward::Forward;
 use crate::model::Ms;
 use crate::wire::pb;
 
@@ -12,7 +13,7 @@ use crate::wire::pb;
 pub enum Topic {
     /// Closed statements, adjustments, control records.
     Statements = 0,
-    /// Each verdict and amendment; an output is a chunk of many, length-delimited.
+    /// Each verdict and amendment; an output is a chunk of many, as a `CallsSettled`.
     Calls = 1,
     /// Thresholds and warnings.
     Alerts = 2,
@@ -77,6 +78,9 @@ impl Tail {
 /// Verdicts of a chunk of the calls output: large enough that a row costs little, small enough to hold in one record.
 pub const CALLS_CHUNK_BYTES: usize = 256 * 1024;
 
+/// Before each verdict of a chunk: field 1 of `CallsSettled`, with its length.
+const CALL_TAG: u8 = 1 << 3 | 2;
+
 /// Log time that a chunk of the calls output spans at most.
 pub const CALLS_CHUNK_MS: Ms = 1_000;
 
@@ -87,7 +91,9 @@ pub struct Outputs {
     pub tails: [Tail; 4],
     /// Decided, not yet taken by the shell.
     pub pending: Vec<Output>,
-    /// Verdicts not yet in a chunk. Kept with the state, so that chunks split by what the log holds alone.
+    /// Misplaced events to be passed on, not yet taken by the shell.
+    pub forwards: Vec<Forward>,
+    /// Verdicts not yet in a chunk, each as a field of `CallsSettled`. Kept with the state, so that chunks split by what the log holds alone.
     pub calls: Vec<u8>,
     /// Log time of the first of them.
     pub calls_since: Ms,
@@ -118,6 +124,7 @@ impl Outputs {
             self.calls_since = now;
         }
         // A growing Vec takes any message.
+        self.calls.push(CALL_TAG);
         let _ = call.encode_length_delimited(&mut self.calls);
         if self.calls.len() >= CALLS_CHUNK_BYTES {
             self.flush_calls();
@@ -138,10 +145,6 @@ impl Outputs {
 }
 
 /// The verdicts of one chunk of the calls output.
-pub fn calls_of(mut chunk: &[u8]) -> Result<Vec<pb::CallSettled>, prost::DecodeError> {
-    let mut calls = Vec::new();
-    while !chunk.is_empty() {
-        calls.push(pb::CallSettled::decode_length_delimited(&mut chunk)?);
-    }
-    Ok(calls)
+pub fn calls_of(chunk: &[u8]) -> Result<Vec<pb::CallSettled>, prost::DecodeError> {
+    Ok(pb::CallsSettled::decode(chunk)?.calls)
 }

@@ -6,6 +6,7 @@ pub mod limits;
 pub mod money;
 pub mod outcome;
 pub mod period;
+pub mod placement;
 pub mod policy;
 pub mod quantity;
 pub mod rate_card;

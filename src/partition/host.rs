@@ -126,8 +126,20 @@ impl Host {
         })
     }
 
-    /// Folds every partition to the end of its log, a thread each. `progress` is told how many records were folded.
+    /// Folds every partition to the end of its log, a thread each, and once more what was forwarded meanwhile. `progress` is
+    /// told how many records were folded.
     pub fn catch_up(&mut self, progress: &(dyn Fn(u64) + Sync)) -> Result<(), PartitionError> {
+        let forwarded = |host: &Self| host.partitions.iter().map(|p| p.work.forwarded).sum::<u64>();
+        loop {
+            let before = forwarded(self);
+            self.fold_all(progress)?;
+            if forwarded(self) == before {
+                return Ok(());
+            }
+        }
+    }
+
+    fn fold_all(&mut self, progress: &(dyn Fn(u64) + Sync)) -> Result<(), PartitionError> {
         std::thread::scope(|scope| {
             let threads: Vec<_> = self
                 .partitions

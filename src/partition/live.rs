@@ -13,8 +13,8 @@ use parking_lot::{Condvar, Mutex, RwLock, RwLockWriteGuard};
 use thiserror::Error;
 use tokio::sync::watch;
 
-use super::PartitionError;
 use super::worker::Partition;
+use super::{PartitionError, forwarding};
 use crate::log::{Batch, Log};
 use crate::model::Ms;
 
@@ -235,12 +235,20 @@ impl Live {
                 if !self.fold_batch(&batch, stop)? {
                     return Ok(());
                 }
-            } else if self.write(Partition::check_tails)?.is_none() {
-                return Ok(());
+            } else {
+                if self.write(Partition::check_tails)?.is_none() {
+                    return Ok(());
+                }
+                if self.read(Partition::undelivered).unwrap_or(0) > 0 {
+                    self.commit()?;
+                }
+            } else {
+                self.acknowledge(false)?;
             }
             self.commit_when_due()?;
         }
-        self.commit()
+        self.commit()?;
+        self.acknowledge(true)
     }
 
     /// Whether the partition is still served.
@@ -293,11 +301,19 @@ impl Live {
             } else {
                 Vec::new()
             };
-            Ok((outputs, partition.prune_below.take(), retention))
+            let leaving = (outputs, partition.forwarding.unsent.clone());
+            Ok((leaving, partition.prune_below.take(), retention))
         })?;
-        let Some((outputs, prune_below, retention)) = committed else {
+        let Some(((outputs, forwards), prune_below, retention)) = committed else {
             return Ok(());
         };
+        if !forwards.is_empty() {
+            forwarding::append(self.log.as_ref(), self.number, &forwards)?;
+            self.write(|partition| {
+                partition.forwarded(forwards.len());
+                Ok(())
+            })?;
+        }
         if !outputs.is_empty() {
             let began = Instant::now();
             self.log.append_outputs(self.number, &outputs)?;
@@ -310,6 +326,19 @@ impl Live {
         }
         if let Some(below) = prune_below {
             self.log.prune(self.number, below, retention)?;
+        }
+        self.acknowledge(false)
+    }
+
+    /// Tells the log how far everything is done, if that is due, or at once.
+    fn acknowledge(&self, now: bool) -> Result<(), PartitionError> {
+        let below = self.read(|partition| partition.to_acknowledge(now)).ok().flatten();
+        if let Some(below) = below {
+            self.log.acknowledge(self.number, below)?;
+            self.write(|partition| {
+                partition.acknowledged(below);
+                Ok(())
+            })?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 pub mod account;
 pub mod backup;
 pub mod explain;
+mod forwarding;
 pub mod host;
 pub mod live;
 pub mod open;
@@ -20,6 +21,7 @@ use crate::log::{LogError, Retention};
 use crate::machine::output::Topic;
 use crate::model::Ms;
 use crate::store::rocks::StoreError;
+use crate::wire::operator_keys::GenesisError;
 
 /// Why a partition stopped.
 #[derive(Debug, Error)]
@@ -54,6 +56,14 @@ pub enum PartitionError {
     NoGenesis {
         /// Which partition.
         partition: u32,
+    },
+    /// The genesis can't be one, or isn't of this log.
+    #[error("the genesis of partition {partition} can't be used: {cause}; was another program's record put there?")]
+    BadGenesis {
+        /// Which partition.
+        partition: u32,
+        /// Why.
+        cause: GenesisError,
     },
     /// A folder of the data directory.
     #[error("{path}: {cause}")]

@@ -4,15 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::forwarding::Forwarding;
 use super::worker::{Flushed, Partition, Work};
 use super::{PartitionError, Settings};
 use crate::log::{Batch, Log, LogError};
+use crate::machine::authority::Authority;
 use crate::machine::fold::Machine;
-use crate::machine::output::Output;
 use crate::store::commit::{LastRecord, Written};
 use crate::store::load::{Loaded, load};
 use crate::store::rocks::{Budget, Rocks, StoreIdentity};
 use crate::store::shelf::Shelf;
+use crate::wire::operator_keys::check_genesis;
 use crate::wire::record::Kind;
 
 impl StoreIdentity {
@@ -50,17 +52,27 @@ impl Partition {
         settings: Settings,
     ) -> Result<Self, PartitionError> {
         let began = Instant::now();
-        let (mut machine, shelf, outbox, written) = match load(&rocks)? {
-            Some(Loaded { machine, shelf, outbox }) => {
-                let written = Written::of(&machine);
-                (machine, shelf, outbox, written)
+        let (loaded, written) = match load(&rocks)? {
+            Some(loaded) => {
+                let written = Written::of(&loaded.machine);
+                (loaded, written)
             }
             None => {
-                let machine = from_genesis(log.as_ref(), number, &settings)?;
-                let shelf = Shelf::load(&rocks, 0, 0, None)?;
-                (machine, shelf, Vec::<Output>::new(), Written::nothing())
+                let loaded = Loaded {
+                    machine: from_genesis(log.as_ref(), number, &settings)?,
+                    shelf: Shelf::load(&rocks, 0, 0, None)?,
+                    outbox: Vec::new(),
+                    forwards: Vec::new(),
+                };
+                (loaded, Written::nothing())
             }
         };
+        let Loaded {
+            mut machine,
+            shelf,
+            outbox,
+            forwards,
+        } = loaded;
         machine.partition = number;
         machine.partition_count = log.identity().partition_count;
         machine.backed = true;
@@ -97,6 +109,7 @@ impl Partition {
             position: machine.position,
             forget_line: machine.clock.forget_line,
         };
+        let forwarding = Forwarding::resume(log.forwarded_below(number)?, forwards);
         let mut partition = Self {
             number,
             rocks: Arc::new(rocks),
@@ -106,6 +119,7 @@ impl Partition {
             written,
             unsent: outbox,
             delivered: Vec::new(),
+            forwarding,
             flushed,
             flushing: None,
             flushed_at: Instant::now(),
@@ -124,6 +138,7 @@ impl Partition {
             open_calls = partition.machine.calls.open(),
             remembered_calls = partition.shelf.len(),
             undelivered_outputs = partition.unsent.len(),
+            unforwarded_events = partition.forwarding.unsent.len(),
             load_ms = began.elapsed().as_millis() as u64,
             "partition opened"
         );
@@ -142,8 +157,13 @@ fn from_genesis(log: &dyn Log, number: u32, settings: &Settings) -> Result<Machi
         .get(0)
         .filter(|r| r.kind == Kind::Genesis)
         .ok_or(PartitionError::NoGenesis { partition: number })?;
+    let named = check_genesis(genesis.bytes, &genesis.headers).map_err(|cause| PartitionError::BadGenesis {
+        partition: number,
+        cause,
+    })?;
     let identity = log.identity();
     let mut machine = Machine::new(number, identity.partition_count, identity.source, genesis.append_ms);
+    machine.authority = Authority::of_genesis(&named);
     machine.outputs.calls_on = settings.calls_output;
     Ok(machine)
 }

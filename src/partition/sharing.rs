@@ -201,7 +201,8 @@ impl Work {
         );
         let mut wait = RETRY_WAIT.0;
         loop {
-            match live.fold(stop) {
+            // What waits from before goes first: nothing may come that would make it go.
+            match live.commit().and_then(|()| live.fold(stop)) {
                 Err(cause) if cause.is_interruption() => {
                     tracing::warn!(partition = number, %cause, "interrupted");
                 }

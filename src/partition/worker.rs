@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
+use super::forwarding::{self, Forwarding};
 use super::{PartitionError, Settings};
 use crate::log::{self, Batch, Log, LogError};
 use crate::machine::accounts::Accounts;
@@ -16,7 +17,7 @@ use crate::model::Ms;
 use crate::model::event::Phase;
 use crate::model::id::CallKey;
 use crate::model::period::Month;
-use crate::store::commit::{self, CommitBytes, LastRecord, Written};
+use crate::store::commit::{self, CommitBytes, LastRecord, Leaving, Written};
 use crate::store::load::load_period;
 use crate::store::rocks::Rocks;
 use crate::store::shelf::Shelf;
@@ -59,6 +60,8 @@ pub struct Work {
     pub bytes: CommitBytes,
     /// Time in commits.
     pub commit_time: Duration,
+    /// Misplaced events appended to their own partitions.
+    pub forwarded: u64,
 }
 
 /// One partition.
@@ -80,6 +83,7 @@ pub struct Partition {
     pub(super) unsent: Vec<Output>,
     /// Delivered since the last commit: their outbox rows go with the next one.
     pub(super) delivered: Vec<(Topic, u64)>,
+    pub(super) forwarding: Forwarding,
     pub(super) flushed: Flushed,
     pub(super) flushing: Option<Flushed>,
     pub(super) flushed_at: Instant,
@@ -290,6 +294,7 @@ impl Partition {
     pub fn is_commit_due(&self) -> bool {
         let since = self.machine.position.next_offset - self.committed.next_offset;
         since >= self.settings.commit_events
+            || self.machine.outputs.forwards.len() >= forwarding::WAITING_MAX
             || (self.has_uncommitted() && self.committed_at.elapsed().as_millis() as u64 >= self.settings.commit_ms)
     }
 
@@ -437,11 +442,13 @@ impl Partition {
 
     /// Writes everything that changed, in one batch. Beside another process nothing is written.
     pub fn commit(&mut self) -> Result<(), PartitionError> {
+        let outputs = self.machine.outputs.take();
+        let found = std::mem::take(&mut self.machine.outputs.forwards);
         if self.rocks.read_only {
             return Ok(());
         }
         let started = Instant::now();
-        let outputs = self.machine.outputs.take();
+        let forwards = self.forwarding.to_keep(found);
         if !self.caught_up {
             self.compare(&outputs)?;
         }
@@ -450,14 +457,20 @@ impl Partition {
             &mut self.machine,
             &mut self.shelf,
             &mut self.written,
-            &outputs,
-            &self.delivered,
+            Leaving {
+                outputs: &outputs,
+                delivered: &self.delivered,
+                forwards: &forwards,
+                forwarded: &self.forwarding.sent,
+            },
             self.last,
             self.flushed.forget_line,
         )?;
         self.rocks.write(batch)?;
         self.delivered.clear();
+        self.forwarding.sent.clear();
         self.unsent.extend(outputs);
+        self.forwarding.unsent.extend(forwards);
         self.machine.evict();
         self.committed = self.machine.position;
         self.committed_at = Instant::now();
@@ -488,15 +501,20 @@ impl Partition {
         Ok(())
     }
 
-    /// Delivers what is committed, and lets the log remove what nobody needs any more.
+    /// Forwards and delivers what is committed, and lets the log remove what nobody needs any more.
     pub fn send(&mut self) -> Result<(), PartitionError> {
         if self.rocks.read_only {
             return Ok(());
+        }
+        if !self.forwarding.unsent.is_empty() {
+            forwarding::append(self.log.as_ref(), self.number, &self.forwarding.unsent)?;
+            self.forwarded(self.forwarding.unsent.len());
         }
         if !self.unsent.is_empty() && self.reach_tails()? {
             self.log.append_outputs(self.number, &self.unsent)?;
             self.sent(self.unsent.len());
         }
+        self.acknowledge(false)?;
         if let Some(below) = self.prune_below.take() {
             self.log.prune(self.number, below, self.settings.retention)?;
         }
@@ -507,6 +525,12 @@ impl Partition {
     pub(super) fn sent(&mut self, count: usize) {
         self.delivered
             .extend(self.unsent.drain(..count).map(|o| (o.topic, o.sequence)));
+    }
+
+    /// The same for misplaced events.
+    pub(super) fn forwarded(&mut self, count: usize) {
+        self.forwarding.sent(count);
+        self.work.forwarded += count as u64;
     }
 
     fn flush_when_due(&mut self) -> Result<(), PartitionError> {
@@ -552,9 +576,10 @@ impl Partition {
         }
         self.commit()?;
         self.send()?;
-        if !self.delivered.is_empty() {
+        if !self.delivered.is_empty() || !self.forwarding.sent.is_empty() {
             self.commit()?;
         }
+        self.acknowledge(true)?;
         self.rocks.flush()?;
         self.flushed = self.state_on_disk();
         self.flushing = None;

@@ -11,6 +11,7 @@ use super::state;
 use super::values::{self, Stored};
 use crate::machine::calls::PAGE_SLOTS;
 use crate::machine::fold::Machine;
+use crate::machine::forward::Forward;
 use crate::machine::names::Names;
 use crate::machine::output::{Output, Topic};
 use crate::machine::usage::{Bucket, BucketKey, Span};
@@ -124,14 +125,26 @@ impl CommitBytes {
     }
 }
 
-/// Adds everything that changed to `batch`. `delivered` are outbox rows that are known to be out.
+/// What leaves the partition: rows of the outbox that come and go with a commit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Leaving<'a> {
+    /// Outputs decided since the last commit.
+    pub outputs: &'a [Output],
+    /// Outputs that are known to be out.
+    pub delivered: &'a [(Topic, u64)],
+    /// Misplaced events found since the last commit.
+    pub forwards: &'a [Forward],
+    /// Offsets of misplaced events that are known to be in their own partition.
+    pub forwarded: &'a [u64],
+}
+
+/// Puts everything that changed into one batch.
 pub fn fill(
     rocks: &Rocks,
     machine: &mut Machine,
     shelf: &mut Shelf,
     written: &mut Written,
-    outputs: &[Output],
-    delivered: &[(Topic, u64)],
+    leaving: Leaving<'_>,
     last: Option<LastRecord>,
     flushed_forget_line: Ms,
 ) -> Result<(WriteBatch, CommitBytes), StoreError> {
@@ -156,14 +169,24 @@ pub fn fill(
     let tail = shelf.commit(rocks, &mut batch, flushed_forget_line)?;
     batch.put([table::TAIL_BLOCK], tail);
     bytes.settled = part(&batch);
-    for output in outputs {
+    for output in leaving.outputs {
         let mut row = Vec::with_capacity(output.body.len() + 16);
         row.extend_from_slice(&output.chain.to_le_bytes());
         row.extend_from_slice(&output.body);
         batch.put(keys::outbox(output.topic as u8, output.sequence), row);
     }
-    for &(topic, sequence) in delivered {
+    for &(topic, sequence) in leaving.delivered {
         batch.delete(keys::outbox(topic as u8, sequence));
+    }
+    for forward in leaving.forwards {
+        let mut row = Writer::default();
+        row.uint(forward.to.into());
+        row.int(forward.append_ms);
+        row.bytes.extend_from_slice(&forward.bytes);
+        batch.put(keys::forward(forward.offset), row.bytes);
+    }
+    for &offset in leaving.forwarded {
+        batch.delete(keys::forward(offset));
     }
     bytes.outbox = part(&batch);
     batch.put(keys::meta(Meta::CallsChunk), &machine.outputs.calls);

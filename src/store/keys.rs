@@ -15,6 +15,7 @@
 //! | `default` | `0b` topic u8, sequence u64 | outbox: an output decided, not yet known delivered |
 //! | `default` | `0c` | the unfinished block of settled calls |
 //! | `default` | `0d` account u32 | the account's latest day and hour, as two buckets |
+//! | `default` | `0e` offset u64 | a misplaced event, not yet known to be in its own partition: that partition, append time, bytes |
 //! | `open` | page u32 | up to 32 calls that aren't packed |
 //! | `settled` | block u64 | 256 packed calls |
 //! | `settled_ids` | block u64 | until when the block is remembered, and 256 × 36 bits of the calls' hashes |
@@ -57,6 +58,8 @@ pub mod table {
     pub const TAIL_BLOCK: u8 = 12;
     /// Latest buckets.
     pub const LATEST: u8 = 13;
+    /// Misplaced events.
+    pub const FORWARD: u8 = 14;
 }
 
 /// Items of the meta table.
@@ -157,5 +160,12 @@ pub fn outbox(topic: u8, sequence: u64) -> [u8; 10] {
     let mut key = [table::OUTBOX; 10];
     key[1] = topic;
     key[2..10].copy_from_slice(&sequence.to_be_bytes());
+    key
+}
+
+/// Key of a misplaced event.
+pub fn forward(offset: u64) -> [u8; 9] {
+    let mut key = [table::FORWARD; 9];
+    key[1..].copy_from_slice(&offset.to_be_bytes());
     key
 }

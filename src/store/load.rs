@@ -13,6 +13,7 @@ use crate::machine::calls::{PAGE_SLOTS, Queue, Slot};
 use crate::machine::clock::Source;
 use crate::machine::digest::Digest;
 use crate::machine::fold::Machine;
+use crate::machine::forward::Forward;
 use crate::machine::names::{Shape, ShapeId};
 use crate::machine::output::{Output, Topic};
 use crate::machine::usage::{Bucket, Span};
@@ -30,6 +31,8 @@ pub struct Loaded {
     pub shelf: Shelf,
     /// Outputs that aren't known delivered, by topic and sequence.
     pub outbox: Vec<Output>,
+    /// Misplaced events that aren't known to be in their own partition, by offset.
+    pub forwards: Vec<Forward>,
 }
 
 /// Loads a partition; `None` from a store that nothing was committed to.
@@ -59,11 +62,13 @@ pub fn load(rocks: &Rocks) -> Result<Option<Loaded>, StoreError> {
         machine,
         shelf,
         outbox: outbox(rocks)?,
+        forwards: forwards(rocks)?,
     }))
 }
 
 fn restore_state(machine: &mut Machine, state: State) {
     machine.position = state.position;
+    machine.authority = state.authority;
     machine.clock = state.clock;
     machine.digest = Digest::resume(state.digest);
     machine.outputs.tails = state.tails;
@@ -251,6 +256,23 @@ fn outbox(rocks: &Rocks) -> Result<Vec<Output>, StoreError> {
         Ok(())
     })?;
     Ok(outputs)
+}
+
+fn forwards(rocks: &Rocks) -> Result<Vec<Forward>, StoreError> {
+    let mut forwards = Vec::new();
+    rocks.scan(&[table::FORWARD], |key, row| {
+        let damaged = Damaged { what: "misplaced event" };
+        let offset = key.get(1..9).and_then(|k| k.try_into().ok()).ok_or(damaged.clone())?;
+        let mut r = Reader::new(row, damaged.what);
+        forwards.push(Forward {
+            offset: u64::from_be_bytes(offset),
+            to: r.u32()?,
+            append_ms: r.int()?,
+            bytes: r.rest.to_vec(),
+        });
+        Ok(())
+    })?;
+    Ok(forwards)
 }
 
 /// Brings the days of an account's period, and what it has stated if it is closed, into memory.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::bytes::{Damaged, Reader, Writer};
 use super::values::Stored;
+use crate::machine::authority::Authority;
 use crate::machine::clock::{Clock, Source};
 use crate::machine::close::MonthTally;
 use crate::machine::fold::{Counters, Machine, Position, REASONS_MAX};
@@ -11,12 +12,15 @@ use crate::machine::output::Tail;
 use crate::model::Ms;
 use crate::model::period::Month;
 use crate::model::reject::RejectReason;
+use crate::wire::signature::Keys;
 
 /// The row, as it is read back.
 #[derive(Debug)]
 pub struct State {
     /// How far.
     pub position: Position,
+    /// By what the operator's records are known.
+    pub authority: Authority,
     /// Log time.
     pub clock: Clock,
     /// The running digest.
@@ -57,11 +61,44 @@ fn read_wide(r: &mut Reader<'_>) -> Result<u128, Damaged> {
     Ok(u128::from_le_bytes(bytes))
 }
 
+fn write_authority(authority: &Authority, w: &mut Writer) {
+    match authority {
+        Authority::Process => w.byte(0),
+        Authority::Signed { log_id, keys } => {
+            w.byte(1);
+            w.text(log_id);
+            w.uint(keys.len() as u64);
+            for (id, key) in keys {
+                w.text(id);
+                w.bytes.extend_from_slice(key);
+            }
+        }
+    }
+}
+
+fn read_authority(r: &mut Reader<'_>) -> Result<Authority, Damaged> {
+    let damaged = r.damaged();
+    match r.byte()? {
+        0 => Ok(Authority::Process),
+        1 => {
+            let log_id = r.text()?.to_owned();
+            let mut keys = Keys::new();
+            for _ in 0..r.count()? {
+                let id = r.text()?.to_owned();
+                keys.insert(id, r.take(32)?.try_into().map_err(|_| damaged.clone())?);
+            }
+            Ok(Authority::Signed { log_id, keys })
+        }
+        _ => Err(damaged),
+    }
+}
+
 /// Writes the row.
 pub fn write(machine: &Machine, next_block: u64, oldest_block: u64) -> Vec<u8> {
     let mut w = Writer::default();
     w.uint(machine.position.next_offset);
     w.uint(machine.position.step);
+    write_authority(&machine.authority, &mut w);
     let clock = &machine.clock;
     w.byte(u8::from(clock.source == Source::Ticks));
     w.maybe(clock.now);
@@ -82,6 +119,7 @@ pub fn write(machine: &Machine, next_block: u64, oldest_block: u64) -> Vec<u8> {
         counters.unknown_fields,
         counters.settled,
         counters.amended,
+        counters.forwarded,
     ] {
         w.uint(count);
     }
@@ -137,6 +175,7 @@ pub fn read(bytes: &[u8]) -> Result<State, Damaged> {
         next_offset: r.uint()?,
         step: r.uint()?,
     };
+    let authority = read_authority(r)?;
     let source = if r.byte()? == 0 { Source::Append } else { Source::Ticks };
     let clock = Clock {
         source,
@@ -160,6 +199,7 @@ pub fn read(bytes: &[u8]) -> Result<State, Damaged> {
         unknown_fields: r.uint()?,
         settled: r.uint()?,
         amended: r.uint()?,
+        forwarded: r.uint()?,
         verdicts: [0; REASONS_MAX],
         rejects: BTreeMap::new(),
     };
@@ -201,6 +241,7 @@ pub fn read(bytes: &[u8]) -> Result<State, Damaged> {
     }
     Ok(State {
         position,
+        authority,
         clock,
         digest,
         tails,

@@ -1,6 +1,7 @@
 //! Control records, in protobuf or JSON. Strict: what the contract doesn't have is rejected (RULES §1), for an operator who
 //! mistypes a field must not get a rule that he did not write.
 
+use base64::Engine;
 use prost::Message;
 use serde_json::Value;
 
@@ -16,6 +17,7 @@ const TIMESTAMP: &[u64] = &[1, 2];
 const QUANTITY: &[u64] = &[1, 2, 3, 4];
 const PRICE: &[u64] = &[1, 2, 3, 4, 5, 6];
 const NAMES: &[u64] = &[1];
+const OPERATOR_KEY: &[u64] = &[1, 2];
 
 /// Fields of the bodies, by the body's number in `Control`.
 const BODIES: &[(u64, Schema)] = &[
@@ -42,6 +44,7 @@ const BODIES: &[(u64, Schema)] = &[
     (13, &[(1, Some(TIMESTAMP)), (2, Some(PRICE))]),
     (14, &[(1, None), (2, None)]),
     (15, &[(1, None), (2, None)]),
+    (16, &[(1, Some(OPERATOR_KEY)), (2, None)]),
 ];
 
 fn undecodable(field: impl Into<String>, detail: impl Into<String>) -> Reject {
@@ -133,6 +136,9 @@ pub fn from_json(value: Value) -> Result<pb::Control, Reject> {
                 Body::ReleaseClose(pb::ReleaseClose { period, account_id })
             });
         }
+    }
+    if let Some(body) = object.object("operator_keys")? {
+        bodies.push(operator_keys(body)?);
     }
     object.finish();
     if let Some(field) = unknown.first() {
@@ -231,6 +237,41 @@ fn rate_card(mut body: Object<'_>) -> Result<Body, Reject> {
     Ok(Body::RateCard(pb::RateCard { effective_from, prices }))
 }
 
+fn operator_keys(mut body: Object<'_>) -> Result<Body, Reject> {
+    let path = body.at("add");
+    let mut add = Vec::new();
+    for (index, value) in body.list("add")?.into_iter().enumerate() {
+        let mut key = Object::new(&format!("{path}[{index}]"), value, body.unknown())?;
+        let field = key.at("ed25519_public");
+        let text = key.text("ed25519_public")?;
+        add.push(pb::OperatorKey {
+            key_id: key.text("key_id")?,
+            ed25519_public: read_base64(&text).ok_or_else(|| undecodable(field, "base64 is wanted"))?,
+        });
+        key.finish();
+    }
+    let path = body.at("remove");
+    let remove = body.list("remove")?;
+    let remove: Option<Vec<String>> = remove.iter().map(|v| v.as_str().map(str::to_owned)).collect();
+    let remove = remove.ok_or_else(|| undecodable(path, "a list of strings is wanted"))?;
+    body.finish();
+    Ok(Body::OperatorKeys(pb::OperatorKeys { add, remove }))
+}
+
+/// Bytes as protobuf's JSON has them: either alphabet, padded or not.
+fn read_base64(text: &str) -> Option<Vec<u8>> {
+    let standard: String = text
+        .trim_end_matches('=')
+        .chars()
+        .map(|c| match c {
+            '-' => '+',
+            '_' => '/',
+            c => c,
+        })
+        .collect();
+    base64::engine::general_purpose::STANDARD_NO_PAD.decode(standard).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,6 +283,25 @@ mod tests {
         let control = decode(json)?;
         assert_eq!(control.control_version, 3);
         assert_eq!(decode(&control.encode_to_vec())?, control);
+        Ok(())
+    }
+
+    #[test]
+    fn keys_are_read_in_both_forms() -> Result<(), Reject> {
+        let json = br#"{"id":"k","control_version":2,"operator_keys":{"add":[{"key_id":"ops-2","ed25519Public":"_-8"}],"remove":["ops-1"]}}"#;
+        let control = decode(json)?;
+        let Some(Body::OperatorKeys(keys)) = &control.body else {
+            return Err(undecodable("", "another body"));
+        };
+        assert_eq!(keys.add[0].ed25519_public, [0xff, 0xef]);
+        assert_eq!(keys.remove, ["ops-1"]);
+        assert_eq!(decode(&control.encode_to_vec())?, control);
+        let odd = decode(br#"{"id":"k","operator_keys":{"add":[{"key_id":"a","ed25519_public":"?"}]}}"#);
+        assert_eq!(
+            odd.map_err(|r| r.field.into_owned()),
+            Err("operator_keys.add[0].ed25519_public".to_owned())
+        );
+        assert!(decode(br#"{"id":"k","operator_keys":{"add":[{"id":"a"}]}}"#).is_err());
         Ok(())
     }
 

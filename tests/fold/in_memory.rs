@@ -65,11 +65,8 @@ impl Checker {
             Kind::Control => pb::Control::decode(bytes).map(Word::Control),
             _ => pb::Tick::decode(bytes).map(|t| Word::Tick(t.at.map_or(0, |at| reckon::wire::check::instant_ms(&at)))),
         };
-        self.auditor.take(&Entry {
-            offset,
-            append_ms,
-            word: word.map_err(|e| e.to_string())?,
-        });
+        let word = word.map_err(|e| e.to_string())?;
+        self.auditor.take(&Entry::new(offset, append_ms, word));
         let record = LogRecord {
             offset,
             append_ms,
