@@ -29,6 +29,26 @@ pub struct Given {
     #[arg(long, value_name = "DIR")]
     pub data: Option<String>,
 
+    /// Brokers, HOST:PORT[,HOST:PORT]: the log is on Kafka [setting kafka.bootstrap]
+    #[arg(long, value_name = "BROKERS")]
+    pub kafka: Option<String>,
+
+    /// First part of the topics' names [setting kafka.topic_prefix]
+    #[arg(long, value_name = "PREFIX")]
+    pub topic_prefix: Option<String>,
+
+    /// This instance's name in the group [setting kafka.instance]
+    #[arg(long, value_name = "NAME")]
+    pub instance: Option<String>,
+
+    /// Where other instances reach this one, http://HOST:PORT [setting kafka.advertise]
+    #[arg(long, value_name = "URL")]
+    pub advertise: Option<String>,
+
+    /// A librdkafka setting, beside those of kafka.properties; may be given several times
+    #[arg(short = 'X', value_name = "NAME=VALUE")]
+    pub properties: Vec<String>,
+
     /// Address to answer on; port 0 takes a free one and says which [setting listen.address]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
@@ -51,11 +71,18 @@ impl Given {
         let texts = [
             ("--data", "data.path", &self.data),
             ("--listen", "listen.address", &self.listen),
+            ("--kafka", "kafka.bootstrap", &self.kafka),
+            ("--topic-prefix", "kafka.topic_prefix", &self.topic_prefix),
+            ("--instance", "kafka.instance", &self.instance),
+            ("--advertise", "kafka.advertise", &self.advertise),
         ];
         for (name, key, value) in texts {
             flags.extend(value.as_ref().map(|value| Flag::text(name, key, value)));
         }
-        sources::load(self.config.as_deref(), &flags).map_err(|cause| CliError::Usage(cause.to_string()))
+        let mut effective =
+            sources::load(self.config.as_deref(), &flags).map_err(|cause| CliError::Usage(cause.to_string()))?;
+        effective.config.kafka.properties.extend(self.properties.iter().cloned());
+        Ok(effective)
     }
 }
 

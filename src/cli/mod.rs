@@ -18,6 +18,9 @@ pub mod replay;
 pub mod restore;
 pub mod serve;
 pub mod terminal;
+pub mod kafka;
+pub mod topics;
+pub mod control;
 pub mod token;
 
 use std::path::PathBuf;
@@ -61,6 +64,8 @@ enum Command {
     Config(config::ConfigCommand),
     Token(token::Token),
     Post(post::Post),
+    Topics(topics::Topics),
+    Control(control::Control),
 }
 
 /// Where the log and the stores are.
@@ -88,6 +93,9 @@ pub enum CliError {
     /// A trace's.
     #[error(transparent)]
     Trace(#[from] crate::workload::azure::TraceError),
+    /// The data folder is another's.
+    #[error(transparent)]
+    Instance(#[from] crate::partition::instance::InstanceError),
     /// The keys of tokens.
     #[error(transparent)]
     Keys(#[from] KeyError),
@@ -161,6 +169,8 @@ pub fn run() -> ExitCode {
         Command::Config(command) => command.run(json),
         Command::Token(command) => command.run(json),
         Command::Post(command) => command.run(json),
+        Command::Topics(command) => command.run(json),
+        Command::Control(command) => command.run(json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,9 +1,11 @@
 //! `reckon serve`: the service, from its settings to its end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
@@ -13,6 +15,8 @@ use crate::config::{Config, SHUTDOWN_MS};
 use crate::http::gatekeeper::Gatekeeper;
 use crate::http::service::Service;
 use crate::http::{metrics, process, server};
+use crate::log::kafka::{KafkaLog, KafkaSettings};
+use crate::partition::instance::Instance;
 use crate::partition::running::Running;
 
 /// How often what histograms were given is sorted into their buckets.
@@ -24,7 +28,7 @@ const READS_END: Duration = Duration::from_secs(1);
 /// Serve: take events over HTTP, fold them, answer reads
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  reckon serve --data ./reckon-data --listen 127.0.0.1:7070\n\nSIGTERM and SIGINT end it: \
+    after_help = "Example:\n  reckon serve --data ./reckon-data --listen 127.0.0.1:7070\n  reckon serve --data ./reckon-data --kafka localhost:9092\n\nSIGTERM and SIGINT end it: \
     /readyz says 503, connections are refused, requests under way come to their end, everything is committed and put on \
     disk, in under 10 s. A second signal ends it at once; nothing acknowledged is lost. The exit code is 0, or 1 if it \
     couldn't go on, or 2 if the settings don't hold."
@@ -76,8 +80,30 @@ async fn serve(config: &Config) -> Result<(), CliError> {
     let mut ends = Ends::listen()?;
     let (data, budget, settings) = (config.data.path.clone(), config.budget(), config.settings());
     let began = Instant::now();
-    let opening = tokio::task::spawn_blocking(move || Running::start(&data, &budget, &settings));
-    let running = tokio::select! {
+    let kafka = config.kafka.settings().map_err(|cause| CliError::Usage(cause.to_string()))?;
+    // What other instances are told must be known before the group is joined.
+    let listener = match &kafka {
+        Some(_) => Some(listen(config).await?),
+        None => None,
+    };
+    let address = listener.as_ref().and_then(|l| l.local_addr().ok());
+    let opening = tokio::task::spawn_blocking(move || -> Result<_, CliError> {
+        match kafka {
+            None => Ok((Running::start(&data, &budget, &settings)?, None)),
+            Some(kafka) => {
+                let instance = Instance::take(&data, kafka.instance.as_deref())?;
+                let kafka = KafkaSettings {
+                    instance: Some(instance.name.clone()),
+                    advertise: Some(advertised(kafka.advertise, address)?),
+                    ..kafka
+                };
+                let log = Arc::new(KafkaLog::open(&kafka)?);
+                Ok((Running::share(log, &data, &budget, &settings)?, Some(instance)))
+            }
+        }
+    });
+    // The data folder is ours until the end.
+    let (running, _instance) = tokio::select! {
         opened = opening => match opened {
             Ok(opened) => opened?,
             Err(cause) => return Err(CliError::Finding(format!("the data folder couldn't be opened: {cause}"))),
@@ -88,7 +114,7 @@ async fn serve(config: &Config) -> Result<(), CliError> {
             leave_at_once(0);
         }
     };
-    let answered = answer(config, &running, ends, began).await;
+    let answered = answer(config, &running, listener, ends, began).await;
     close(Arc::clone(&running)).await;
     answered?.abort();
     let failed = running.failed().borrow().clone();
@@ -101,21 +127,41 @@ async fn serve(config: &Config) -> Result<(), CliError> {
     }
 }
 
+async fn listen(config: &Config) -> Result<TcpListener, CliError> {
+    TcpListener::bind(config.listen.address).await.map_err(|cause| {
+        let cure = "choose another address with --listen, or see who has it with `ss -ltnp`";
+        CliError::Finding(format!("{}: {cause}; {cure}", config.listen.address))
+    })
+}
+
+/// Where other instances reach this one.
+fn advertised(given: Option<String>, address: Option<SocketAddr>) -> Result<String, CliError> {
+    match (given, address) {
+        (Some(url), _) if url.starts_with("http://") && !url.contains(';') => Ok(url.trim_end_matches('/').to_owned()),
+        (Some(url), _) => Err(CliError::Usage(format!("--advertise {url}: give it as http://HOST:PORT"))),
+        (None, Some(address)) if !address.ip().is_unspecified() => Ok(format!("http://{address}")),
+        _ => Err(CliError::Usage(
+            "other instances can't be told to ask at an address like 0.0.0.0: say by --advertise http://HOST:PORT where they \
+             reach this one"
+                .to_owned(),
+        )),
+    }
+}
+
 /// Answers requests until told to end. What it returns ends the process if closing takes too long.
 async fn answer(
     config: &Config,
     running: &Arc<Running>,
+    listener: Option<TcpListener>,
     ends: Ends,
     began: Instant,
 ) -> Result<JoinHandle<()>, CliError> {
     let log_id = &running.log.identity().log_id;
     let gatekeeper = Gatekeeper::open(config.key_folder(), log_id, config.listen.address)?;
-    let listener = tokio::net::TcpListener::bind(config.listen.address)
-        .await
-        .map_err(|cause| {
-            let cure = "choose another address with --listen, or see who has it with `ss -ltnp`";
-            CliError::Finding(format!("{}: {cause}; {cure}", config.listen.address))
-        })?;
+    let listener = match listener {
+        Some(listener) => listener,
+        None => listen(config).await?,
+    };
     gatekeeper.notice().iter().for_each(|notice| println!("{notice}"));
     let mut service = Service::new(Arc::clone(running), gatekeeper).with_ingest_limits(config.ingest.limits());
     service.readiness = config.readiness();

@@ -7,6 +7,7 @@
 
 pub mod sources;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::http::health::Readiness;
 use crate::http::server::Limits;
 use crate::http::token_keys::KeyFolder;
 use crate::log::Retention;
+use crate::log::kafka::KafkaSettings;
 use crate::partition::Settings;
 use crate::store::rocks::Budget;
 
@@ -28,6 +30,8 @@ use crate::store::rocks::Budget;
 pub struct Config {
     /// Where the log and the stores are.
     pub data: Data,
+    /// The log on Kafka.
+    pub kafka: Kafka,
     /// Sockets.
     pub listen: Listen,
     /// Who may do what.
@@ -58,6 +62,72 @@ impl Default for Data {
     fn default() -> Self {
         Self {
             path: PathBuf::from("reckon-data"),
+        }
+    }
+}
+
+/// The log on Kafka.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Kafka {
+    /// Brokers, `HOST:PORT` separated by commas; empty: the embedded log.
+    pub bootstrap: String,
+    /// First part of the topics' names, and the group's name.
+    pub topic_prefix: String,
+    /// This instance's name, another for every instance; empty: one that is made once and kept in the data folder.
+    pub instance: String,
+    /// Where other instances reach this one, `http://HOST:PORT`; empty: the address that it listens on.
+    pub advertise: String,
+    /// How long the group keeps the partitions of an instance that is silent.
+    pub session_timeout_ms: u64,
+    /// librdkafka settings, `NAME=VALUE` each: TLS, SASL …
+    pub properties: Vec<String>,
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        let settings = KafkaSettings::default();
+        Self {
+            bootstrap: String::new(),
+            topic_prefix: settings.prefix,
+            instance: String::new(),
+            advertise: String::new(),
+            session_timeout_ms: settings.session_timeout.as_millis() as u64,
+            properties: Vec::new(),
+        }
+    }
+}
+
+impl Kafka {
+    /// As the log takes them; `None`: the embedded log.
+    pub fn settings(&self) -> Result<Option<KafkaSettings>, ConfigError> {
+        if self.bootstrap.is_empty() {
+            return Ok(None);
+        }
+        let bad = |what: String| ConfigError::BadValue {
+            key: "kafka.properties".to_owned(),
+            origin: "kafka".to_owned(),
+            what,
+        };
+        let mut passed = BTreeMap::new();
+        for property in &self.properties {
+            let (name, value) = property
+                .split_once('=')
+                .ok_or_else(|| bad(format!("{property:?} is not NAME=VALUE")))?;
+            passed.insert(name.trim().to_owned(), value.to_owned());
+        }
+        let given = |text: &String| (!text.is_empty()).then(|| text.clone());
+        let settings = KafkaSettings {
+            bootstrap: self.bootstrap.clone(),
+            prefix: self.topic_prefix.clone(),
+            instance: given(&self.instance),
+            advertise: given(&self.advertise),
+            session_timeout: Duration::from_millis(self.session_timeout_ms),
+            passed,
+        };
+        match settings.forbidden() {
+            Some(name) => Err(bad(format!("{name} can't be set: Reckon's promises hang on it"))),
+            None => Ok(Some(settings)),
         }
     }
 }
@@ -336,6 +406,7 @@ impl Config {
         };
         let notice_and_drain = self.listen.unready_ms.saturating_add(self.listen.drain_timeout_ms);
         at_least("listen.connections_max", self.listen.connections_max as u64, 1)
+            .or_else(|| at_least("kafka.session_timeout_ms", self.kafka.session_timeout_ms, 1_000))
             .or_else(|| at_least("listen.head_timeout_ms", self.listen.head_timeout_ms, 100))
             .or_else(|| at_least("ingest.request_bytes_max", self.ingest.request_bytes_max as u64, 1 << 10))
             .or_else(|| at_least("ingest.request_events_max", self.ingest.request_events_max as u64, 1))

@@ -242,7 +242,6 @@ impl Live {
                 if self.read(Partition::undelivered).unwrap_or(0) > 0 {
                     self.commit()?;
                 }
-            } else {
                 self.acknowledge(false)?;
             }
             self.commit_when_due()?;

@@ -5,6 +5,7 @@ pub mod backup;
 pub mod explain;
 mod forwarding;
 pub mod host;
+pub mod instance;
 pub mod live;
 pub mod open;
 pub mod read;
