@@ -12,6 +12,7 @@ pub mod export;
 pub mod import;
 pub mod init;
 pub mod inspect;
+pub mod keygen;
 pub mod logging;
 pub mod post;
 pub mod replay;
@@ -26,6 +27,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use thiserror::Error;
 
+use crate::config::operator_key::OperatorKeyFileError;
 use crate::http::gatekeeper::GatekeeperError;
 use crate::http::token_keys::KeyError;
 use crate::log::LogError;
@@ -61,6 +63,7 @@ enum Command {
     Config(config::ConfigCommand),
     Token(token::Token),
     Post(post::Post),
+    Keygen(keygen::Keygen),
 }
 
 /// Where the log and the stores are.
@@ -91,6 +94,9 @@ pub enum CliError {
     /// The keys of tokens.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// An operator's key.
+    #[error(transparent)]
+    OperatorKey(#[from] OperatorKeyFileError),
     /// The service would let in whom it shouldn't.
     #[error(transparent)]
     Gatekeeper(#[from] GatekeeperError),
@@ -161,6 +167,7 @@ pub fn run() -> ExitCode {
         Command::Config(command) => command.run(json),
         Command::Token(command) => command.run(json),
         Command::Post(command) => command.run(json),
+        Command::Keygen(command) => command.run(json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -443,7 +443,11 @@ impl LocalLog {
         let records = self.family(CF_RECORDS)?;
         let mut batch = WriteBatch::default();
         // With the events themselves: so none is forwarded twice. They come in the order of their offsets.
-        for from in group.iter().flat_map(|p| &p.records).filter_map(|(_, record)| record.forwarded) {
+        for from in group
+            .iter()
+            .flat_map(|p| &p.records)
+            .filter_map(|(_, record)| record.forwarded)
+        {
             batch.put(number_key(FORWARDED, from.partition), (from.offset + 1).to_be_bytes());
         }
         for (partition, of_one) in of_partition.iter().enumerate() {
