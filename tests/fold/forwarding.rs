@@ -218,7 +218,9 @@ fn realistic_traffic_without_keys_is_billed_the_same() {
 
 /// The event of an account that lives in partition 2.
 fn event(call: &str, at_ms: i64) -> Vec<u8> {
-    let account = (0..).map(|n| format!("a{n}")).find(|a| partition_of(a, COUNT) == 2);
+    let account = (0..1_000)
+        .map(|n| format!("a{n}"))
+        .find(|a| partition_of(a, COUNT) == 2);
     pb::CallEvent {
         account_id: account.expect("one"),
         call_id: call.to_owned(),
