@@ -9,7 +9,7 @@
 //! | layer | what it is | what it doesn't do |
 //! |---|---|---|
 //! | [`model`] | the nouns: ids, time, periods, quantities, money, events, outcomes, policies, prices, rejects | decide anything |
-//! | [`wire`] | bytes to nouns and back: a borrowing protobuf scan, JSON, control records, files of records | touch a file |
+//! | [`wire`] | bytes to nouns and back: a borrowing protobuf scan, JSON, control records, signatures, files of records | touch a file |
 //! | [`machine`] | the fold: clock, evidence, verdicts, settling, usage, rating, closing, adjustments | I/O, wall clock, randomness, floats, panics |
 //! | [`auditor`] | a second computation of calls and usage, written from the rules alone | share code with the machine |
 //! | [`store`] | one partition in RocksDB: every key in `keys.rs`, every value in `values.rs` | decide anything |
@@ -57,6 +57,8 @@
 //! | question | file |
 //! |---|---|
 //! | why was this call billed? | [`machine::verdict`] |
+//! | who may change money? | [`machine::authority`], [`wire::signature`] |
+//! | what of an event in another partition? | [`machine::forward`], `partition::forwarding` |
 //! | when does May close? | [`machine::close`] |
 //! | what is on disk? | [`store::keys`], [`log::local`] |
 //! | when is an event acknowledged? | [`log::local`] |
@@ -118,6 +120,14 @@
 //!   the total. Billed usage without a price that comes after a close is in the next statement's `unpriced`.
 //! * A month's control record waits for any hold of the month on an account that isn't closed, and keeps no later month's back.
 //!   The first one is of the first month whose time for it hasn't passed when the clock begins.
+//! * A control record is judged by what it shows, then by its signature, then by its partition; only then by what is known: so
+//!   a copy of an accepted one, older than the amendment window, is `expired`, not ignored. Older is before the late line.
+//! * The id of a control record that was issued ahead of the clock is kept until that record has expired, however long: else a
+//!   copy of an account's own record could be taken twice.
+//! * Where genesis names operator keys, `issued_at` is required; where it names none, an `operator_keys` record is refused.
+//! * Of a forwarded event only `ahead` is judged by when it came first; clock, waits and late line are its own partition's.
+//!   An event that can't be decoded is forwarded, too, if its account can be read. One that was forwarded and is still not at
+//!   home is `wrong_partition`, whatever else is wrong with it. Who forges the header gains nothing: the earlier time counts.
 //! * Names for what RULES §5 leaves open: `expired` (issued longer ago than the amendment window), `bad_control` (content).
 
 pub mod auditor;

@@ -3,11 +3,14 @@
 
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
+use reckon::machine::authority::Authority;
 use reckon::machine::clock::Source;
 use reckon::machine::fold::{Advance, Machine, Record};
 use reckon::wire::check::timestamp;
+use reckon::wire::key_pair::KeyPair;
 use reckon::wire::pb::{self, control::Body};
-use reckon::wire::record::{Kind, decode};
+use reckon::wire::record::{Forwarded, Headers, Kind, decode};
+use reckon::wire::signature::Signer;
 
 /// Reads numbers from the fuzzer's bytes; zeros when they are used up.
 struct Numbers<'a>(&'a [u8]);
@@ -75,7 +78,7 @@ fn control(n: &mut Numbers<'_>, version: u64) -> Vec<u8> {
     let period = ["2026-08", "2026-09", "2026-10", "x"][n.below(4) as usize].to_owned();
     let everyone = n.byte() % 2 == 0;
     let holder = if everyone { String::new() } else { account_id.clone() };
-    let body = match n.below(6) {
+    let body = match n.below(7) {
         0 => Body::AccountProfile(pb::AccountProfile {
             account_id,
             time_zone: ["", "Asia/Kolkata", "America/New_York", "Nowhere"][n.below(4) as usize].to_owned(),
@@ -102,6 +105,10 @@ fn control(n: &mut Numbers<'_>, version: u64) -> Vec<u8> {
         }),
         3 => Body::HoldClose(pb::HoldClose { period, account_id: holder }),
         4 => Body::ReleaseClose(pb::ReleaseClose { period, account_id: holder }),
+        5 => Body::OperatorKeys(pb::OperatorKeys {
+            add: (0..n.below(3)).map(|_| signer(n).operator_key()).collect(),
+            remove: (0..n.below(3)).map(|_| KEYS[n.below(4) as usize].to_owned()).collect(),
+        }),
         _ => Body::Correction(pb::Correction {
             account_id,
             call_id: format!("c{}", n.below(6)),
@@ -118,16 +125,31 @@ fn control(n: &mut Numbers<'_>, version: u64) -> Vec<u8> {
         id: format!("k{}", n.byte()),
         control_version: if n.byte() % 2 == 0 { version } else { 0 },
         body: Some(body),
+        issued_at: (n.byte() % 4 > 0).then(|| timestamp(START_MS + n.wide() % 10_000_000_000)),
         ..pb::Control::default()
     }
     .encode_to_vec()
 }
 
+const KEYS: [&str; 4] = ["ops", "next", "a:b", ""];
+
+fn signer(n: &mut Numbers<'_>) -> Signer {
+    let at = n.below(4);
+    Signer::new(KEYS[at as usize], KeyPair::from_secret(&[at as u8; 32]))
+}
+
 fn fold(data: &[u8]) -> u128 {
     let mut n = Numbers(data);
     let source = if n.byte() % 2 == 0 { Source::Ticks } else { Source::Append };
-    let mut machine = Machine::new(0, 1, source, START_MS);
+    let mut machine = Machine::new(0, 1 + n.below(3) as u32, source, START_MS);
     machine.outputs.calls_on = true;
+    if n.byte() % 2 == 0 {
+        machine.authority = Authority::of_genesis(&pb::Genesis {
+            log_id: "log".to_owned(),
+            keys: vec![signer(&mut n).operator_key()],
+            ..pb::Genesis::default()
+        });
+    }
     let (mut now, mut scratch) = (START_MS, Vec::new());
     while !n.0.is_empty() {
         let (kind, bytes) = match n.below(8) {
@@ -139,12 +161,21 @@ fn fold(data: &[u8]) -> u128 {
             1 => (Kind::Control, control(&mut n, machine.ledger.version + 1)),
             _ => (Kind::Event, event(&mut n, now)),
         };
+        let signature = match n.below(4) {
+            0 => None,
+            1 => Some("ops:AAAA".to_owned()),
+            _ => Some(signer(&mut n).sign("log", &bytes)),
+        };
+        let headers = Headers {
+            signature: signature.as_deref(),
+            forwarded: (n.byte() % 4 == 0).then(|| Forwarded { partition: 1, offset: 0, append_ms: n.wide() }),
+        };
         let record = Record {
             offset: machine.position.next_offset,
             append_ms: now,
             bytes: &bytes,
             input: decode(kind, &bytes, &mut scratch),
-            headers: reckon::wire::record::Headers::default(),
+            headers,
         };
         while machine.advance(&record) != Advance::Done {}
         while machine.settle_down() != Advance::Done {}

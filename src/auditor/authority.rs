@@ -73,7 +73,11 @@ impl Auditor {
                 return Err(bad);
             }
         }
-        if keys.is_empty() || keys.len() > 64 { Err(bad) } else { Ok(keys) }
+        if keys.is_empty() || keys.len() > 64 {
+            Err(bad)
+        } else {
+            Ok(keys)
+        }
     }
 
     /// From now on these keys hold.

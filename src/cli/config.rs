@@ -81,7 +81,11 @@ impl Given {
         }
         let mut effective =
             sources::load(self.config.as_deref(), &flags).map_err(|cause| CliError::Usage(cause.to_string()))?;
-        effective.config.kafka.properties.extend(self.properties.iter().cloned());
+        effective
+            .config
+            .kafka
+            .properties
+            .extend(self.properties.iter().cloned());
         Ok(effective)
     }
 }

@@ -38,11 +38,13 @@ enum Command {
 
 /// Sign control records and write them to the log, those for everyone to all partitions in one transaction
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  echo '{\"control\": {\"id\": \"eu-zone\", \"account_profile\": {\"account_id\": \"acme\", \
+#[command(
+    after_help = "Example:\n  echo '{\"control\": {\"id\": \"eu-zone\", \"account_profile\": {\"account_id\": \"acme\", \
     \"time_zone\": \"Europe/Berlin\"}}}' | reckon control publish - --kafka localhost:9092 --key operator\n\nA record whose id is \
     in the log already is left out: after a failure, publish the same file again. control_version and issued_at are given where \
     they are absent. In a log with clock source ticks the file may have ticks and events too: a history. Whether a record was \
-    accepted the fold says: `reckon rejects list`.")]
+    accepted the fold says: `reckon rejects list`."
+)]
 struct Publish {
     /// File of log records, NDJSON, one a line; - is standard input
     file: PathBuf,
@@ -72,7 +74,7 @@ impl Publish {
         let identity = log.identity().clone();
         // First the others are fenced, then what they wrote is read: nothing comes between.
         let writer = ControlWriter::take_over(&settings)?;
-        let progress = terminal::spinner("reading what is in the log");
+        let progress = terminal::progress(0, "records of the log read");
         let known = log.control_records(|records| progress.set_position(records))?;
         progress.finish_and_clear();
         let mut version = known.version;
@@ -123,14 +125,20 @@ impl Publish {
         }
         log.leave();
         if json {
-            println!("{}", json!({"written": written, "skipped": skipped, "control_version": version}));
+            println!(
+                "{}",
+                json!({"written": written, "skipped": skipped, "control_version": version})
+            );
         } else {
             let already = if skipped > 0 {
                 format!("; {skipped} were in the log already")
             } else {
                 String::new()
             };
-            println!("wrote {written} records, signed by {}{already}; control version {version}", signer.key_id());
+            println!(
+                "wrote {written} records, signed by {}{already}; control version {version}",
+                signer.key_id()
+            );
         }
         Ok(())
     }

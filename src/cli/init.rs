@@ -15,7 +15,7 @@ use crate::partition::host::{self, Host};
 use crate::store::rocks::Budget;
 
 /// Partitions at most: each has a store and a thread of its own.
-const PARTITIONS_MAX: u32 = 1_024;
+pub(super) const PARTITIONS_MAX: u32 = 1_024;
 
 /// Make a log: its id, partitions and clock source stay as they are given here.
 #[derive(Debug, Args)]
@@ -52,7 +52,7 @@ impl From<Clock> for Source {
 }
 
 /// A log id that no other log has.
-fn new_log_id() -> String {
+pub(super) fn new_log_id() -> String {
     let nanos = chrono::Utc::now().timestamp_nanos_opt().unwrap_or_default();
     format!("reckon-{nanos:x}-{:x}", std::process::id())
 }

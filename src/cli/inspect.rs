@@ -117,7 +117,10 @@ impl Inspect {
         print!("{table}");
         for row in rows.iter().filter(|row| row["forwarded"] != 0) {
             let forwarded = n(&row["forwarded"]);
-            println!("  partition {}: {forwarded} misplaced events forwarded", row["partition"]);
+            println!(
+                "  partition {}: {forwarded} misplaced events forwarded",
+                row["partition"]
+            );
         }
         for row in &rows {
             for (reason, count) in row["rejects"].as_object().into_iter().flatten() {

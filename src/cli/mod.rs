@@ -6,22 +6,23 @@ pub mod bench;
 pub mod bench_serve;
 pub mod check;
 pub mod config;
+pub mod control;
 pub mod demo;
 pub mod explain;
 pub mod export;
 pub mod import;
 pub mod init;
 pub mod inspect;
+pub mod kafka;
+pub mod keygen;
 pub mod logging;
 pub mod post;
 pub mod replay;
 pub mod restore;
 pub mod serve;
 pub mod terminal;
-pub mod kafka;
-pub mod topics;
-pub mod control;
 pub mod token;
+pub mod topics;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use thiserror::Error;
 
+use crate::config::operator_key::OperatorKeyFileError;
 use crate::http::gatekeeper::GatekeeperError;
 use crate::http::token_keys::KeyError;
 use crate::log::LogError;
@@ -66,6 +68,7 @@ enum Command {
     Post(post::Post),
     Topics(topics::Topics),
     Control(control::Control),
+    Keygen(keygen::Keygen),
 }
 
 /// Where the log and the stores are.
@@ -99,6 +102,9 @@ pub enum CliError {
     /// The keys of tokens.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// An operator's key.
+    #[error(transparent)]
+    OperatorKey(#[from] OperatorKeyFileError),
     /// The service would let in whom it shouldn't.
     #[error(transparent)]
     Gatekeeper(#[from] GatekeeperError),
@@ -171,6 +177,7 @@ pub fn run() -> ExitCode {
         Command::Post(command) => command.run(json),
         Command::Topics(command) => command.run(json),
         Command::Control(command) => command.run(json),
+        Command::Keygen(command) => command.run(json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

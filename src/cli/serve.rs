@@ -80,7 +80,10 @@ async fn serve(config: &Config) -> Result<(), CliError> {
     let mut ends = Ends::listen()?;
     let (data, budget, settings) = (config.data.path.clone(), config.budget(), config.settings());
     let began = Instant::now();
-    let kafka = config.kafka.settings().map_err(|cause| CliError::Usage(cause.to_string()))?;
+    let kafka = config
+        .kafka
+        .settings()
+        .map_err(|cause| CliError::Usage(cause.to_string()))?;
     // What other instances are told must be known before the group is joined.
     let listener = match &kafka {
         Some(_) => Some(listen(config).await?),

@@ -6,9 +6,9 @@ use clap::{Args, Subcommand};
 use prost::Message;
 use serde_json::json;
 
+use super::CliError;
 use super::init::{Clock, PARTITIONS_MAX, new_log_id};
 use super::kafka::Cluster;
-use super::CliError;
 use crate::config::operator_key::OperatorKeyFile;
 use crate::log::kafka::topics::{self, Severity};
 use crate::log::{Identity, NewRecord};
@@ -17,8 +17,10 @@ use crate::wire::record::Kind;
 
 /// Make or check the topics of a log on Kafka
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  reckon keygen --out operator\n  reckon topics create --kafka localhost:9092 --key operator \
-    --partitions 12 --replication 3\n  reckon topics check --kafka localhost:9092")]
+#[command(
+    after_help = "Example:\n  reckon keygen --out operator\n  reckon topics create --kafka localhost:9092 --key operator \
+    --partitions 12 --replication 3\n  reckon topics check --kafka localhost:9092"
+)]
 pub struct Topics {
     #[command(subcommand)]
     command: Command,
@@ -32,7 +34,9 @@ enum Command {
 
 /// Make the topics, with the settings that they must have, and write each partition's genesis; safe to repeat
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  reckon topics create --kafka localhost:9092 --key operator --partitions 12 --replication 3")]
+#[command(
+    after_help = "Example:\n  reckon topics create --kafka localhost:9092 --key operator --partitions 12 --replication 3"
+)]
 struct Create {
     #[command(flatten)]
     cluster: Cluster,
@@ -56,7 +60,9 @@ struct Create {
 
 /// Check the topics' settings: what Reckon refuses, and what is lost some day
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  reckon topics check --kafka localhost:9092\n\nThe exit code is 1 if Reckon would refuse to run.")]
+#[command(
+    after_help = "Example:\n  reckon topics check --kafka localhost:9092\n\nThe exit code is 1 if Reckon would refuse to run."
+)]
 struct Check {
     #[command(flatten)]
     cluster: Cluster,
@@ -113,7 +119,10 @@ impl Create {
         } else {
             println!("every partition has records already: no genesis was written");
         }
-        println!("\nOn a cluster with an authorizer, allow (kafka-acls.sh --bootstrap-server {} …):", self.cluster.kafka);
+        println!(
+            "\nOn a cluster with an authorizer, allow (kafka-acls.sh --bootstrap-server {} …):",
+            self.cluster.kafka
+        );
         acls.iter().for_each(|line| println!("  {line}"));
         Ok(())
     }

@@ -5,6 +5,7 @@
 //!
 //! `deploy/reckon.toml` lists every key with its default; a test holds them together.
 
+pub mod operator_key;
 pub mod sources;
 
 use std::collections::BTreeMap;

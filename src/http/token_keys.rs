@@ -16,13 +16,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey};
-use ed25519_dalek::{SigningKey, VerifyingKey};
 use jsonwebtoken::EncodingKey;
 use thiserror::Error;
 
 use super::token::PublicKeys;
+use crate::wire::key_pair::{KeyPair, NotAKey, public_from_pem};
 
 const PRIVATE: &str = ".private.pem";
 const PUBLIC: &str = ".public.pem";
@@ -159,7 +157,7 @@ impl KeyFolder {
                 continue;
             };
             match read_public(&self.0.join(&name)) {
-                Ok(Some(key)) => _ = ring.keys.insert(id.to_owned(), key.to_bytes()),
+                Ok(Some(key)) => _ = ring.keys.insert(id.to_owned(), key),
                 // Taken away since it was listed.
                 Ok(None) => {}
                 Err(cause) => ring.broken.push(cause.to_string()),
@@ -194,10 +192,8 @@ impl KeyFolder {
 
     /// Makes a key pair and says its id.
     pub fn make(&self, id: Option<&str>) -> Result<String, KeyError> {
-        let mut secret = [0; 32];
-        getrandom::fill(&mut secret)?;
-        let key = SigningKey::from_bytes(&secret);
-        let id = id.map_or_else(|| new_id(&key.verifying_key()), str::to_owned);
+        let key = generate()?;
+        let id = id.map_or_else(|| new_id(&key), str::to_owned);
         check_id(&id)?;
         let mut builder = std::fs::DirBuilder::new();
         // Others may read public keys, nobody else may put one here.
@@ -207,19 +203,12 @@ impl KeyFolder {
         if public.exists() || self.file(&id, RETIRED).exists() {
             return Err(KeyError::Taken(id));
         }
-        let not_written = |path: &Path, cause: &dyn std::fmt::Display| KeyError::NotAKey {
-            path: path.to_owned(),
-            cause: cause.to_string(),
-        };
-        let pem = key
-            .to_pkcs8_pem(LineEnding::LF)
-            .map_err(|e| not_written(&private, &e))?;
+        let pem = key.to_pem().map_err(|cause| not_a_key(&private, cause))?;
         match write_new(&private, 0o600, pem.as_bytes()) {
             Err(cause) if cause.kind() == ErrorKind::AlreadyExists => return Err(KeyError::Taken(id)),
             written => written.map_err(|cause| at(&private, cause))?,
         }
-        let pem = key.verifying_key().to_public_key_pem(LineEnding::LF);
-        let pem = pem.map_err(|e| not_written(&public, &e))?;
+        let pem = key.public_pem().map_err(|cause| not_a_key(&public, cause))?;
         // Whole or not at all: a service that runs may be reading.
         let half = self.file(&id, ".public.half");
         write_new(&half, 0o644, pem.as_bytes()).map_err(|cause| at(&half, cause))?;
@@ -251,15 +240,9 @@ impl KeyFolder {
         }
         let path = self.file(&id, PRIVATE);
         let text = std::fs::read_to_string(&path).map_err(|cause| at(&path, cause))?;
-        let key = SigningKey::from_pkcs8_pem(&text).map_err(|cause| KeyError::NotAKey {
-            path: path.clone(),
-            cause: cause.to_string(),
-        })?;
-        let der = key.to_pkcs8_der().map_err(|cause| KeyError::NotAKey {
-            path,
-            cause: cause.to_string(),
-        })?;
-        Ok((id, EncodingKey::from_ed_der(der.as_bytes())))
+        let der = KeyPair::from_pem(&text).and_then(|key| key.to_der());
+        let der = der.map_err(|cause| not_a_key(&path, cause))?;
+        Ok((id, EncodingKey::from_ed_der(&der)))
     }
 
     fn newest(&self) -> Result<String, KeyError> {
@@ -284,9 +267,23 @@ fn at(path: &Path, cause: std::io::Error) -> KeyError {
     }
 }
 
+fn not_a_key(path: &Path, cause: NotAKey) -> KeyError {
+    KeyError::NotAKey {
+        path: path.to_owned(),
+        cause: cause.to_string(),
+    }
+}
+
+/// A new key pair.
+pub fn generate() -> Result<KeyPair, getrandom::Error> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret)?;
+    Ok(KeyPair::from_secret(&secret))
+}
+
 /// The day, so that people see which is older, and the key's own first bytes, so that no two are the same.
-fn new_id(key: &VerifyingKey) -> String {
-    let [a, b, c, d, ..] = key.to_bytes();
+pub fn new_id(key: &KeyPair) -> String {
+    let [a, b, c, d, ..] = key.public();
     format!("{}-{a:02x}{b:02x}{c:02x}{d:02x}", chrono::Utc::now().format("%Y%m%d"))
 }
 
@@ -296,26 +293,16 @@ fn check_id(id: &str) -> Result<(), KeyError> {
     fits.then_some(()).ok_or_else(|| KeyError::BadId(id.to_owned()))
 }
 
-fn read_public(path: &Path) -> Result<Option<VerifyingKey>, KeyError> {
+fn read_public(path: &Path) -> Result<Option<[u8; 32]>, KeyError> {
     let text = match std::fs::read_to_string(path) {
         Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(None),
         text => text.map_err(|cause| at(path, cause))?,
     };
-    let key = VerifyingKey::from_public_key_pem(&text).map_err(|cause| KeyError::NotAKey {
-        path: path.to_owned(),
-        cause: cause.to_string(),
-    })?;
-    // Such a key "signs" whatever is asked for.
-    if key.is_weak() {
-        return Err(KeyError::NotAKey {
-            path: path.to_owned(),
-            cause: "its point is of small order".to_owned(),
-        });
-    }
-    Ok(Some(key))
+    public_from_pem(&text).map(Some).map_err(|cause| not_a_key(path, cause))
 }
 
-fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> std::io::Result<()> {
+/// Writes a file that isn't there yet.
+pub fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -329,6 +316,10 @@ fn sync_folder(path: &Path) -> Result<(), KeyError> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+
+    use ed25519_dalek::VerifyingKey;
+    use ed25519_dalek::pkcs8::EncodePublicKey;
+    use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 
     use super::*;
 

@@ -70,6 +70,11 @@ pub struct LocalLog {
 
 /// Bytes of a partition's first record.
 pub fn genesis_bytes(identity: &Identity, partition: u32) -> Vec<u8> {
+    genesis(identity, partition).encode_to_vec()
+}
+
+/// A partition's first record, without operator keys.
+pub fn genesis(identity: &Identity, partition: u32) -> pb::Genesis {
     let clock_source = match identity.source {
         Source::Append => pb::ClockSource::Append,
         Source::Ticks => pb::ClockSource::Ticks,
@@ -81,7 +86,6 @@ pub fn genesis_bytes(identity: &Identity, partition: u32) -> Vec<u8> {
         clock_source: clock_source.into(),
         keys: Vec::new(),
     }
-    .encode_to_vec()
 }
 
 fn identity_of(bytes: &[u8]) -> Option<Identity> {
@@ -447,7 +451,11 @@ impl LocalLog {
         let records = self.family(CF_RECORDS)?;
         let mut batch = WriteBatch::default();
         // With the events themselves: so none is forwarded twice. They come in the order of their offsets.
-        for from in group.iter().flat_map(|p| &p.records).filter_map(|(_, record)| record.forwarded) {
+        for from in group
+            .iter()
+            .flat_map(|p| &p.records)
+            .filter_map(|(_, record)| record.forwarded)
+        {
             batch.put(number_key(FORWARDED, from.partition), (from.offset + 1).to_be_bytes());
         }
         for (partition, of_one) in of_partition.iter().enumerate() {

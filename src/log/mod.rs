@@ -16,8 +16,8 @@ use thiserror::Error;
 use crate::machine::clock::Source;
 use crate::machine::output::{Output, Tail, Topic};
 use crate::model::Ms;
-use crate::wire::record::{Forwarded, Headers, Kind};
 pub use crate::model::placement;
+use crate::wire::record::{Forwarded, Headers, Kind};
 pub use batch::Batch;
 
 /// What a log is, from its genesis.

@@ -33,7 +33,9 @@ impl Authority {
         let keys = genesis.keys.iter().map(std::slice::from_ref);
         Self::Signed {
             log_id: genesis.log_id.clone(),
-            keys: keys.flat_map(|key| operator_keys::read(key).unwrap_or_default()).collect(),
+            keys: keys
+                .flat_map(|key| operator_keys::read(key).unwrap_or_default())
+                .collect(),
         }
     }
 

@@ -27,7 +27,10 @@ fn ids_of(body: &Body) -> (Vec<(&'static str, &str)>, Vec<(&'static str, &str)>)
         Body::HoldClose(hold) => (vec![], vec![("hold_close.account_id", &hold.account_id)]),
         Body::ReleaseClose(release) => (vec![], vec![("release_close.account_id", &release.account_id)]),
         Body::OperatorKeys(keys) => {
-            let added = keys.add.iter().map(|key| ("operator_keys.add.key_id", key.key_id.as_str()));
+            let added = keys
+                .add
+                .iter()
+                .map(|key| ("operator_keys.add.key_id", key.key_id.as_str()));
             let removed = keys.remove.iter().map(|id| ("operator_keys.remove", id.as_str()));
             (added.chain(removed).collect(), vec![])
         }

@@ -43,8 +43,8 @@ reasons! {
     /// A tick that disagrees with its own append time, or isn't a tick.
     BadTick = "bad_tick", "check the clock of the partition's owner";
     /// A control record or tick without the operator's authority.
-    NotAuthorised = "not_authorised", "sign it with an operator key named in genesis";
-    /// A control record in a partition that isn't its account's.
+    NotAuthorised = "not_authorised", "sign it with one of the log's operator keys";
+    /// A control record, or an event that was forwarded once already, in a partition that isn't its account's.
     WrongPartition = "wrong_partition", "publish it to the account's partition";
     /// `control_version` isn't the last accepted + 1.
     BadVersion = "bad_version", "read the last control_version and publish with the next";

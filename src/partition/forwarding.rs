@@ -38,7 +38,8 @@ impl Forwarding {
             below,
             unsent,
             sent: sent.into_iter().map(|forward| forward.offset).collect(),
-            acknowledged: (0, None),
+            // Never less: a store may be behind what the log was told.
+            acknowledged: (below, None),
         }
     }
 
@@ -50,7 +51,8 @@ impl Forwarding {
 
     /// Takes the first `count` as sent.
     pub fn sent(&mut self, count: usize) {
-        self.sent.extend(self.unsent.drain(..count).map(|forward| forward.offset));
+        self.sent
+            .extend(self.unsent.drain(..count).map(|forward| forward.offset));
     }
 }
 

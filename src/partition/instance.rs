@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use fs4::fs_std::FileExt;
+use fs4::{FileExt, TryLockError};
 use thiserror::Error;
 
 use super::PartitionError;
@@ -57,8 +57,10 @@ impl Instance {
             .truncate(false)
             .open(&path)
             .map_err(failed)?;
-        if !file.try_lock_exclusive().map_err(failed)? {
-            return Err(InstanceError::Taken { path: data.to_owned() });
+        match FileExt::try_lock(&file) {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(InstanceError::Taken { path: data.to_owned() }),
+            Err(TryLockError::Error(cause)) => return Err(failed(cause)),
         }
         let mut name = String::new();
         file.read_to_string(&mut name).map_err(failed)?;

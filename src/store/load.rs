@@ -261,7 +261,9 @@ fn outbox(rocks: &Rocks) -> Result<Vec<Output>, StoreError> {
 fn forwards(rocks: &Rocks) -> Result<Vec<Forward>, StoreError> {
     let mut forwards = Vec::new();
     rocks.scan(&[table::FORWARD], |key, row| {
-        let damaged = Damaged { what: "misplaced event" };
+        let damaged = Damaged {
+            what: "misplaced event",
+        };
         let offset = key.get(1..9).and_then(|k| k.try_into().ok()).ok_or(damaged.clone())?;
         let mut r = Reader::new(row, damaged.what);
         forwards.push(Forward {

@@ -52,7 +52,8 @@ fn insert(keys: &mut Keys, key: &pb::OperatorKey) -> Result<(), OperatorKeyError
     if !is_key_id(id) {
         return Err(OperatorKeyError::BadId(id.clone()));
     }
-    let public = check_public(&key.ed25519_public).map_err(|cause| OperatorKeyError::NotAKey { id: id.clone(), cause })?;
+    let public =
+        check_public(&key.ed25519_public).map_err(|cause| OperatorKeyError::NotAKey { id: id.clone(), cause })?;
     if keys.insert(id.clone(), public).is_some() {
         return Err(OperatorKeyError::Twice(id.clone()));
     }
@@ -171,7 +172,14 @@ mod tests {
         let keys = read(&[key("a", 1), key("b", 2)]).expect("two keys");
         let change = |add: &[pb::OperatorKey], remove: &[&str]| {
             let remove = remove.iter().map(|id| (*id).to_owned()).collect();
-            changed(&keys, &pb::OperatorKeys { add: add.to_vec(), remove }).map(|k| k.into_keys().collect::<Vec<_>>())
+            changed(
+                &keys,
+                &pb::OperatorKeys {
+                    add: add.to_vec(),
+                    remove,
+                },
+            )
+            .map(|k| k.into_keys().collect::<Vec<_>>())
         };
         assert_eq!(change(&[key("c", 3)], &["a"]), Ok(vec!["b".to_owned(), "c".to_owned()]));
         assert_eq!(change(&[key("c", 3)], &["a", "b"]), Ok(vec!["c".to_owned()]));
@@ -187,7 +195,10 @@ mod tests {
         let mut weak = key("c", 3);
         weak.ed25519_public = vec![0; 32];
         weak.ed25519_public[0] = 1;
-        assert!(matches!(change(&[weak.clone()], &[]), Err(OperatorKeyError::NotAKey { .. })));
+        assert!(matches!(
+            change(&[weak.clone()], &[]),
+            Err(OperatorKeyError::NotAKey { .. })
+        ));
         weak.ed25519_public.pop();
         assert!(matches!(change(&[weak], &[]), Err(OperatorKeyError::NotAKey { .. })));
         let many: Vec<_> = (0..63).map(|n| key(&n.to_string(), 3)).collect();
@@ -222,7 +233,10 @@ mod tests {
         assert_eq!(check(&genesis, None), Ok(genesis.clone()));
         genesis.keys = vec![ops.operator_key(), key("backup", 3)];
         assert_eq!(check(&genesis, None), Err(SignatureError::Absent.into()));
-        assert_eq!(check(&genesis, Some(&other)), Err(SignatureError::Wrong("ops".to_owned()).into()));
+        assert_eq!(
+            check(&genesis, Some(&other)),
+            Err(SignatureError::Wrong("ops".to_owned()).into())
+        );
         assert_eq!(check(&genesis, Some(&ops)), Ok(genesis.clone()));
         let refused = |change: fn(&mut pb::Genesis)| {
             let mut genesis = genesis.clone();

@@ -118,14 +118,21 @@ mod tests {
         assert_eq!(unknown, Err(SignatureError::UnknownKey("kim".to_owned())));
         assert_eq!(verify(None, "log-1", b"record", &keys), Err(SignatureError::Absent));
         for text in ["", "ops", ":", "ops:", "ops:AAAA", "ops:*", &header[..header.len() - 2]] {
-            assert_eq!(check(text, "log-1", b"record"), Err(SignatureError::Malformed), "{text:?}");
+            assert_eq!(
+                check(text, "log-1", b"record"),
+                Err(SignatureError::Malformed),
+                "{text:?}"
+            );
         }
         // No bit of it can be another one.
         let signature = STANDARD.decode(&header[4..]).unwrap_or_default();
         for bit in 0..signature.len() * 8 {
             let mut altered = signature.clone();
             altered[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(check(&format!("ops:{}", STANDARD.encode(altered)), "log-1", b"record"), wrong);
+            assert_eq!(
+                check(&format!("ops:{}", STANDARD.encode(altered)), "log-1", b"record"),
+                wrong
+            );
         }
     }
 

@@ -145,7 +145,14 @@ fn compare(machine: &Machine, outputs: &[Output], findings: &Findings) -> Option
         })
         .collect();
     // Reasons of RULES §5 must agree; those that it leaves open ("what else control records need") are named by each.
-    let open = ["bad_control", "expired", "bad_time_zone", "bad_currency", "bad_period"];
+    let open = [
+        "bad_control",
+        "expired",
+        "bad_time_zone",
+        "bad_currency",
+        "bad_period",
+        "bad_operator_keys",
+    ];
     let known = |all: &BTreeMap<u64, String>| -> BTreeMap<u64, String> {
         all.iter()
             .map(|(offset, reason)| {

@@ -90,11 +90,7 @@ pub fn audited(entries: &[Entered], source: Source) -> Findings {
                 .map_or(Word::Unreadable, |at| Word::Tick(reckon::wire::check::instant_ms(&at))),
             Kind::Genesis => Word::Unreadable,
         };
-        auditor.take(&Entry {
-            offset: n as u64 + 1,
-            append_ms: entry.append_ms,
-            word,
-        });
+        auditor.take(&Entry::new(n as u64 + 1, entry.append_ms, word));
     }
     auditor.findings()
 }

@@ -192,7 +192,7 @@ fn the_lines_never_move_back() {
             occurred_at: Some(time(NOW - DAY - 1)),
             ..ended(Cause::Completed)
         });
-    assert_eq!(log.rejects(), ["expired"]);
+    assert_eq!(log.rejects(), ["too_late"]);
 }
 
 #[test]

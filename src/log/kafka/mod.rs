@@ -14,6 +14,7 @@ pub mod emitter;
 mod fetch;
 mod ffi;
 pub mod group;
+pub mod history;
 pub mod owners;
 pub mod publish;
 mod reader;
