@@ -268,8 +268,18 @@ pub fn open(settings: &KafkaSettings) -> Result<Found, LogError> {
         .filter(|f| f.severity == Severity::Refused)
         .map(|f| format!("{} has {} {}: {}", f.topic, f.setting, f.found, f.advice))
         .collect();
-    for finding in findings.iter().filter(|f| f.severity == Severity::Warning) {
-        tracing::warn!(topic = %finding.topic, setting = finding.setting, found = %finding.found, advice = %finding.advice, "topics");
+    let mut warned: Vec<&str> = findings
+        .iter()
+        .filter(|f| f.severity == Severity::Warning)
+        .map(|f| f.setting)
+        .collect();
+    warned.sort_unstable();
+    warned.dedup();
+    if !warned.is_empty() {
+        tracing::warn!(
+            settings = warned.join(", "),
+            "the topics have settings by which something is lost some day: `reckon topics check`"
+        );
     }
     match found {
         Some(found) if refused.is_empty() => Ok(found),
