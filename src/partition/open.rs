@@ -14,7 +14,7 @@ use crate::store::commit::{LastRecord, Written};
 use crate::store::load::{Loaded, load};
 use crate::store::rocks::{Budget, Rocks, StoreIdentity};
 use crate::store::shelf::Shelf;
-use crate::wire::operator_keys::check_genesis;
+use crate::wire::operator_keys::{GenesisError, check_genesis};
 use crate::wire::record::Kind;
 
 impl StoreIdentity {
@@ -157,11 +157,20 @@ fn from_genesis(log: &dyn Log, number: u32, settings: &Settings) -> Result<Machi
         .get(0)
         .filter(|r| r.kind == Kind::Genesis)
         .ok_or(PartitionError::NoGenesis { partition: number })?;
-    let named = check_genesis(genesis.bytes, &genesis.headers).map_err(|cause| PartitionError::BadGenesis {
+    let bad = |cause| PartitionError::BadGenesis {
         partition: number,
         cause,
-    })?;
+    };
+    let named = check_genesis(genesis.bytes, &genesis.headers).map_err(bad)?;
     let identity = log.identity();
+    if (named.partition, named.partition_count) != (number, identity.partition_count) || named.log_id != identity.log_id
+    {
+        return Err(bad(GenesisError::Other {
+            log_id: named.log_id,
+            partition: named.partition,
+            count: named.partition_count,
+        }));
+    }
     let mut machine = Machine::new(number, identity.partition_count, identity.source, genesis.append_ms);
     machine.authority = Authority::of_genesis(&named);
     machine.outputs.calls_on = settings.calls_output;

@@ -1,7 +1,7 @@
 //! An Ed25519 key pair and its forms: PEM in files, DER for those who sign tokens.
 
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey};
+use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey, KeypairBytes};
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use thiserror::Error;
 
@@ -31,9 +31,13 @@ impl KeyPair {
         SigningKey::from_pkcs8_pem(text).map(Self).map_err(|e| NotAKey::of(&e))
     }
 
-    /// The private key as PKCS#8 in PEM.
+    /// The private key as PKCS#8 in PEM: without the public key beside it, so that OpenSSL reads it, too.
     pub fn to_pem(&self) -> Result<String, NotAKey> {
-        let pem = self.0.to_pkcs8_pem(LineEnding::LF).map_err(|e| NotAKey::of(&e))?;
+        let alone = KeypairBytes {
+            secret_key: self.0.to_bytes(),
+            public_key: None,
+        };
+        let pem = alone.to_pkcs8_pem(LineEnding::LF).map_err(|e| NotAKey::of(&e))?;
         Ok(pem.as_str().to_owned())
     }
 
@@ -77,4 +81,22 @@ pub fn check_public(bytes: &[u8]) -> Result<[u8; 32], NotAKey> {
         return Err(NotAKey("its point is of small order".to_owned()));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_comes_back_and_one_of_openssl_is_read() {
+        let pair = KeyPair::from_secret(&[7; 32]);
+        let pem = pair.to_pem().expect("text");
+        assert_eq!(KeyPair::from_pem(&pem).map(|p| p.public()), Ok(pair.public()));
+        assert_eq!(public_from_pem(&pair.public_pem().expect("text")), Ok(pair.public()));
+        // `openssl genpkey -algorithm ed25519`; the example of RFC 8410.
+        let made = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+        assert!(KeyPair::from_pem(made).is_ok());
+        assert_eq!(pem.len(), made.len());
+        assert!(!format!("{pair:?}").contains("7, 7"), "the secret isn't shown");
+    }
 }

@@ -122,6 +122,16 @@ pub enum GenesisError {
         /// Count.
         count: u32,
     },
+    /// Another one's than the log at hand says.
+    #[error("it is that of partition {partition} of {count} of log {log_id:?}")]
+    Other {
+        /// Whose it is.
+        log_id: String,
+        /// Index.
+        partition: u32,
+        /// Count.
+        count: u32,
+    },
     /// A clock source of a later version.
     #[error("clock source {0} is unknown to this version")]
     ClockSource(i32),

@@ -511,6 +511,12 @@ fn a_store_keeps_the_operators_keys_and_a_false_genesis_is_refused() {
         "{refused}"
     );
 
+    let mut turned = genesis(&ops);
+    turned.swap(0, 1);
+    let turned: Arc<dyn Log> = Arc::new(MemoryLog::with_genesis(identity(Source::Append), START, turned));
+    let refused = open(&turned, 0, &folder.path().join("turned")).err().expect("refused");
+    assert!(refused.to_string().contains("that of partition 1 of 4"), "{refused}");
+
     let log: Arc<dyn Log> = Arc::new(MemoryLog::with_genesis(identity(Source::Append), START, genesis(&ops)));
     let change = pb::Control {
         id: "k-1".to_owned(),
