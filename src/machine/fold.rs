@@ -308,6 +308,7 @@ impl Machine {
             }
             let policy = &self.policies[self.policies.len() - 1];
             self.clock.advance(target, policy);
+            self.outputs.close_calls(target);
         }
         match &record.input {
             Input::Event(Ok(event)) => self.event(record, event, known),

@@ -131,6 +131,14 @@ impl Outputs {
         }
     }
 
+    /// Log time has come to `now`: what a chunk waited for longer than its span goes out, also when no call settles any more.
+    #[inline]
+    pub fn close_calls(&mut self, now: Ms) {
+        if !self.calls.is_empty() && now >= self.calls_since.saturating_add(CALLS_CHUNK_MS) {
+            self.flush_calls();
+        }
+    }
+
     fn flush_calls(&mut self) {
         if !self.calls.is_empty() {
             let body = std::mem::take(&mut self.calls);

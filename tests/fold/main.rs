@@ -2,6 +2,7 @@
 
 mod auditor;
 mod authority;
+mod comparing;
 #[cfg(feature = "store")]
 mod crash;
 #[cfg(feature = "store")]

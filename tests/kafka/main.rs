@@ -1,0 +1,21 @@
+//! Reckon on a real Apache Kafka, which the tests start themselves: real processes, killed for real.
+
+// Unlike in the crate, a test says what it expects by panicking.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod broker;
+mod chaos;
+#[path = "../fold/comparing.rs"]
+mod comparing;
+mod fleet;
+mod outputs;
+mod placement;
+mod refused;
+mod scenarios;
+#[path = "../http/served.rs"]
+#[allow(dead_code, reason = "shared with the tests of the service")]
+mod served;
+#[path = "../fold/scenario/mod.rs"]
+mod scenario;
+mod topics;
+mod zombies;
