@@ -174,7 +174,8 @@ pub enum LogError {
     /// An output that differs from the one delivered under its sequence.
     #[error(
         "{} of partition {partition}: what is to be put out as sequence {sequence} differs from what was delivered; stopped, \
-         nothing was written. Was the store folded by another version? Run `reckon replay`",
+         nothing was written. Was the store folded by another version? `reckon replay` says. Give the store up, so that the right \
+         version folds it anew: don't go on with it",
         topic.as_str()
     )]
     OutputDiffers {

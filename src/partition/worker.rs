@@ -167,9 +167,42 @@ impl Partition {
                     return Ok(false);
                 }
             }
+            self.check_outbox()?;
             self.caught_up = true;
         }
         Ok(true)
+    }
+
+    /// Beside the tails that it has reached: the store must say the same of the last output delivered, and still have the next.
+    fn check_outbox(&self) -> Result<(), PartitionError> {
+        let partition = self.number;
+        for topic in Topic::ALL {
+            let (tail, own) = (
+                self.log.output_tail(partition, topic)?,
+                self.machine.outputs.tails[topic as usize],
+            );
+            let sequence = own.sequence;
+            if sequence == tail.sequence && own.chain != tail.chain {
+                return Err(LogError::OutputDiffers {
+                    topic,
+                    partition,
+                    sequence,
+                }
+                .into());
+            }
+            let mut waiting = self.unsent.iter().chain(&self.machine.outputs.pending);
+            let next = waiting.find(|o| o.topic == topic && o.sequence > tail.sequence);
+            if sequence > tail.sequence && next.map(|o| o.sequence) != Some(tail.sequence + 1) {
+                return Err(LogError::OutputGap {
+                    topic,
+                    partition,
+                    sequence: next.map_or(sequence, |o| o.sequence),
+                    tail: tail.sequence,
+                }
+                .into());
+            }
+        }
+        Ok(())
     }
 
     /// After the partition was taken over anew: what waits is compared with what was delivered meanwhile.

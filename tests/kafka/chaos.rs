@@ -11,7 +11,7 @@ use prost::Message;
 use reckon::log::placement::partition_of;
 use reckon::log::{NewRecord, Place, Receipt, fingerprint};
 use reckon::machine::clock::Source;
-use reckon::machine::output::{Output, Topic};
+use reckon::machine::output::Topic;
 use reckon::model::period::Month;
 use reckon::model::quantity::Quantity;
 use reckon::wire::pb::control::Body;
@@ -22,9 +22,9 @@ use reckon::workload::{Step, What};
 use crate::broker::Broker;
 use crate::comparing::compare;
 use crate::fleet::{Fleet, eventually, usage};
-use crate::outputs::{self, Seen};
+use crate::outputs;
 use crate::served::Served;
-use crate::topics::{Folded, Topics};
+use crate::topics::Topics;
 
 const PARTITIONS: u32 = 12;
 
@@ -35,7 +35,10 @@ const SPLIT: u64 = 20;
 const TICKS: u64 = 150;
 
 fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+    std::env::var(variable)
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(default)
 }
 
 /// A seeded order of things.
@@ -43,7 +46,10 @@ struct Dice(u64);
 
 impl Dice {
     fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound
     }
 }
@@ -70,7 +76,10 @@ fn split(steps: Vec<Step>) -> Vec<Step> {
                             profile.account_id = format!("{}-{n}", profile.account_id);
                         }
                         let what = What::Control(other);
-                        out.push(Step { at_ms: step.at_ms, what });
+                        out.push(Step {
+                            at_ms: step.at_ms,
+                            what,
+                        });
                     }
                     continue;
                 }
@@ -100,7 +109,11 @@ fn feed(topics: &Topics, steps: &[Step], at_once: usize, fed: &AtomicU64) -> Ack
             What::Event(event) => {
                 let own = partition_of(&event.account_id, PARTITIONS);
                 // As producers that place otherwise, or not at all.
-                let place = if dice.below(12) == 0 { dice.below(PARTITIONS.into()) as u32 } else { own };
+                let place = if dice.below(12) == 0 {
+                    dice.below(PARTITIONS.into()) as u32
+                } else {
+                    own
+                };
                 waiting.push((place, NewRecord::new(Kind::Event, event.encode_to_vec())));
                 continue;
             }
@@ -165,11 +178,17 @@ fn disturb(fleet: &Fleet, broker: &Broker, over: &AtomicBool, kills_min: u64) ->
             7 | 8 if alive.len() > 1 => {
                 alive.remove(&name).expect("alive").kill();
                 kills += 1;
-                let another = if dice.below(2) == 0 { next_name } else { (name + 1) % next_name };
+                let another = if dice.below(2) == 0 {
+                    next_name
+                } else {
+                    (name + 1) % next_name
+                };
                 if another == next_name {
                     next_name += 1;
                 }
-                alive.entry(another).or_insert_with(|| fleet.start(&format!("i{another}")));
+                alive
+                    .entry(another)
+                    .or_insert_with(|| fleet.start(&format!("i{another}")));
             }
             9 if alive.len() < 3 => {
                 alive.insert(next_name, fleet.start(&format!("i{next_name}")));
@@ -197,30 +216,6 @@ fn disturb(fleet: &Fleet, broker: &Broker, over: &AtomicBool, kills_min: u64) ->
     }
     println!("{kills} instances and {broker_kills} brokers killed, {next_name} data folders");
     (kills, alive.into_values().collect())
-}
-
-/// What a read-committed reader of a topic sees, beside what the log leads to.
-fn same(topic: Topic, seen: &BTreeMap<u32, Vec<Seen>>, folded: &[Folded]) -> Result<(), String> {
-    for (partition, folded) in folded.iter().enumerate() {
-        let expected: Vec<&Output> = folded.outputs.iter().filter(|o| o.topic == topic).collect();
-        let found = &seen[&(partition as u32)];
-        let place = format!("{} of partition {partition}", topic.as_str());
-        for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            if !found.is(expected) {
-                return Err(format!(
-                    "{place}: the {}th is {} (sequence {}), expected sequence {}",
-                    n + 1,
-                    found.id,
-                    found.sequence,
-                    expected.sequence
-                ));
-            }
-        }
-        if found.len() != expected.len() {
-            return Err(format!("{place}: {} of {} are delivered", found.len(), expected.len()));
-        }
-    }
-    Ok(())
 }
 
 fn live_usage(fleet: &[Served], account: &str, period: &str) -> BTreeMap<(String, String, String, String), String> {
@@ -281,37 +276,15 @@ fn kills_at_random_lose_nothing_and_double_nothing() {
         let found = folded[receipt.partition as usize].records.get(&receipt.offset);
         assert_eq!(found, Some(print), "{receipt:?} was acknowledged");
     }
-    let settled = Instant::now();
-    for topic in Topic::ALL {
-        let mut last = String::new();
-        let seen = eventually(&format!("{} all delivered", topic.as_str()), Duration::from_secs(120), || {
-            let seen = outputs::read(&topics, topic, "read_committed");
-            match same(topic, &seen, &folded) {
-                Ok(()) => Some(seen),
-                Err(what) => {
-                    if what != last {
-                        eprintln!("after {:?}: {what}", settled.elapsed());
-                        last = what;
-                    }
-                    None
-                }
-            }
-        });
-        // Who can't use read_committed takes exactly the next sequence.
-        let all = outputs::read(&topics, topic, "read_uncommitted");
-        for (partition, seen) in seen {
-            let taken = outputs::next_only(&all[&partition]);
-            assert_eq!(taken.len(), seen.len(), "{} of partition {partition}", topic.as_str());
-            for (taken, seen) in taken.iter().zip(&seen) {
-                assert_eq!((taken.sequence, &taken.body), (seen.sequence, &seen.body));
-            }
-        }
-    }
+    outputs::all_delivered(&topics, &folded, Duration::from_secs(150));
     // Delivered is what the log leads to: so it suffices to compare that with the auditor.
     for folded in &folded {
         assert_eq!(compare(&folded.machine, &folded.outputs, &folded.findings), None);
     }
-    let statements = folded.iter().flat_map(|f| &f.outputs).filter(|o| o.topic == Topic::Statements);
+    let statements = folded
+        .iter()
+        .flat_map(|f| &f.outputs)
+        .filter(|o| o.topic == Topic::Statements);
     println!("{} statement records, each once", statements.count());
     for folded in &folded {
         let mut expected: BTreeMap<(String, String), BTreeMap<_, i128>> = BTreeMap::new();

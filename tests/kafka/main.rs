@@ -11,11 +11,11 @@ mod fleet;
 mod outputs;
 mod placement;
 mod refused;
+#[path = "../fold/scenario/mod.rs"]
+mod scenario;
 mod scenarios;
 #[path = "../http/served.rs"]
 #[allow(dead_code, reason = "shared with the tests of the service")]
 mod served;
-#[path = "../fold/scenario/mod.rs"]
-mod scenario;
 mod topics;
 mod zombies;

@@ -9,7 +9,8 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use reckon::machine::output::{Output, Topic};
 
-use crate::topics::Topics;
+use crate::fleet::eventually;
+use crate::topics::{Folded, Topics};
 
 /// One record of an output topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,4 +81,59 @@ pub fn next_only(seen: &[Seen]) -> Vec<Seen> {
         }
     }
     taken
+}
+
+/// What a read-committed reader of a topic sees, beside what the log leads to.
+fn same(topic: Topic, seen: &BTreeMap<u32, Vec<Seen>>, folded: &[Folded]) -> Result<(), String> {
+    for (partition, folded) in folded.iter().enumerate() {
+        let expected: Vec<&Output> = folded.outputs.iter().filter(|o| o.topic == topic).collect();
+        let found = &seen[&(partition as u32)];
+        let place = format!("{} of partition {partition}", topic.as_str());
+        for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            if !found.is(expected) {
+                return Err(format!(
+                    "{place}: the {}th is {} (sequence {}), expected sequence {}",
+                    n + 1,
+                    found.id,
+                    found.sequence,
+                    expected.sequence
+                ));
+            }
+        }
+        if found.len() != expected.len() {
+            return Err(format!("{place}: {} of {} are delivered", found.len(), expected.len()));
+        }
+    }
+    Ok(())
+}
+
+/// Waits until every output that the log leads to is delivered: once for a `read_committed` reader, and in order for one that takes
+/// exactly the next sequence.
+pub fn all_delivered(topics: &Topics, folded: &[Folded], within: Duration) {
+    let settled = Instant::now();
+    for topic in Topic::ALL {
+        let mut last = String::new();
+        let seen = eventually(&format!("{} all delivered", topic.as_str()), within, || {
+            let seen = read(topics, topic, "read_committed");
+            match same(topic, &seen, folded) {
+                Ok(()) => Some(seen),
+                Err(what) => {
+                    if what != last {
+                        eprintln!("after {:?}: {what}", settled.elapsed());
+                        last = what;
+                    }
+                    None
+                }
+            }
+        });
+        // Who can't use read_committed takes exactly the next sequence.
+        let all = read(topics, topic, "read_uncommitted");
+        for (partition, seen) in seen {
+            let taken = next_only(&all[&partition]);
+            assert_eq!(taken.len(), seen.len(), "{} of partition {partition}", topic.as_str());
+            for (taken, seen) in taken.iter().zip(&seen) {
+                assert_eq!((taken.sequence, &taken.body), (seen.sequence, &seen.body));
+            }
+        }
+    }
 }

@@ -86,9 +86,14 @@ impl Topics {
 
     /// The arguments by which `reckon serve` finds it.
     pub fn arguments(&self) -> Vec<String> {
-        ["--kafka", &self.settings.bootstrap, "--topic-prefix", &self.settings.prefix]
-            .map(str::to_owned)
-            .to_vec()
+        [
+            "--kafka",
+            &self.settings.bootstrap,
+            "--topic-prefix",
+            &self.settings.prefix,
+        ]
+        .map(str::to_owned)
+        .to_vec()
     }
 
     /// Whoever writes control records and ticks.

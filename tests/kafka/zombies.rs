@@ -1,1 +1,202 @@
-//! To come.
+//! Owners that are held up, fenced, or lose a broker.
+
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use rdkafka::consumer::Consumer;
+use rdkafka::producer::{BaseProducer, Producer};
+use reckon::log::NewRecord;
+use reckon::log::placement::partition_of;
+use reckon::machine::clock::Source;
+use reckon::machine::output::Topic;
+use reckon::wire::check::timestamp;
+use reckon::wire::pb;
+use reckon::wire::record::Kind;
+
+use crate::broker::{Broker, shared};
+use crate::fleet::{Fleet, SESSION_MS, eventually, usage};
+use crate::outputs;
+use crate::topics::Topics;
+
+/// 1 September 2026.
+const START: i64 = 1_788_220_800_000;
+
+const DAY: i64 = 86_400_000;
+
+fn completed(account: &str, call: &str, at: i64) -> Vec<u8> {
+    pb::CallEvent {
+        account_id: account.to_owned(),
+        call_id: call.to_owned(),
+        phase: pb::Phase::Ended.into(),
+        occurred_at: Some(timestamp(at)),
+        end: Some(pb::Termination {
+            cause: pb::Cause::Completed.into(),
+            client_status: 200,
+            ..pb::Termination::default()
+        }),
+        usage: vec![pb::Quantity {
+            meter: "output_tokens".to_owned(),
+            value: 7,
+            ..pb::Quantity::default()
+        }],
+        ..pb::CallEvent::default()
+    }
+    .encode_to_vec()
+}
+
+/// One call of each of many accounts, and something to reject in each partition.
+fn calls(topics: &Topics, accounts: u32, round: u32, at: i64) {
+    let mut records = Vec::new();
+    for n in 0..accounts {
+        let account = format!("account-{n}");
+        let event = completed(&account, &format!("call-{round}-{n}"), at);
+        records.push((
+            partition_of(&account, topics.partitions),
+            NewRecord::new(Kind::Event, event),
+        ));
+    }
+    for partition in 0..topics.partitions {
+        records.push((
+            partition,
+            NewRecord::new(Kind::Event, format!("garbage {round}").into_bytes()),
+        ));
+    }
+    let placed: Vec<(u32, &NewRecord)> = records.iter().map(|(p, r)| (*p, r)).collect();
+    topics.gateway().append(&placed).expect("acknowledged");
+}
+
+fn tick(topics: &Topics, at: i64) {
+    let ticks = [topics.tick(at)];
+    topics.operator().append(&ticks, topics.partitions).expect("a tick");
+}
+
+/// How many records of a topic are committed, over all partitions.
+fn delivered(topics: &Topics, topic: Topic) -> usize {
+    outputs::read(topics, topic, "read_committed")
+        .values()
+        .map(Vec::len)
+        .sum()
+}
+
+#[test]
+fn an_owner_that_wakes_after_its_partitions_moved_emits_nothing_more() {
+    let topics = Topics::create(&shared().bootstrap(), 4, Source::Ticks, 1);
+    let fleet = Fleet::of(&topics, &[]);
+    tick(&topics, START);
+    let sleeper = fleet.start("sleeper");
+    calls(&topics, 40, 0, START);
+    eventually("all rejects of the first round", Duration::from_secs(30), || {
+        (delivered(&topics, Topic::Rejects) == 4).then_some(())
+    });
+    // It sleeps for longer than the group waits, with records on their way to it; another takes everything over.
+    sleeper.signal("STOP");
+    calls(&topics, 40, 1, START + 1_000);
+    let heir = fleet.start("heir");
+    eventually("the heir delivers", Duration::from_millis(SESSION_MS + 20_000), || {
+        (delivered(&topics, Topic::Rejects) == 8).then_some(())
+    });
+    tick(&topics, START + 40 * DAY);
+    eventually("the month's statements", Duration::from_secs(30), || {
+        (delivered(&topics, Topic::Statements) >= 40).then_some(())
+    });
+    let right = eventually("the heir's answer", Duration::from_secs(10), || {
+        usage(&heir, "account-7", "2026-09")
+    });
+    sleeper.signal("CONT");
+    // Whatever it says from now on is the truth or nothing.
+    let until = Instant::now() + Duration::from_secs(5);
+    let mut answers = 0;
+    while Instant::now() < until {
+        if let Some(answer) = usage(&sleeper, "account-7", "2026-09") {
+            assert_eq!(answer["rows"], right["rows"]);
+            answers += 1;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    println!("{answers} answers after it woke, all right");
+    calls(&topics, 40, 2, START + 40 * DAY);
+    tick(&topics, START + 75 * DAY);
+    outputs::all_delivered(&topics, &topics.fold(), Duration::from_secs(60));
+}
+
+#[test]
+fn an_owner_fenced_by_a_rival_or_by_a_time_out_starts_over() {
+    let broker = Broker::start(
+        1,
+        &[("transaction.abort.timed.out.transaction.cleanup.interval.ms", "200")],
+    );
+    let topics = Topics::create(&broker.bootstrap(), 1, Source::Ticks, 1);
+    let fleet = Fleet::of(
+        &topics,
+        &["-X", "transaction.timeout.ms=3000", "-X", "message.timeout.ms=2900"],
+    );
+    tick(&topics, START);
+    let owner = fleet.start("owner");
+    calls(&topics, 6_000, 0, START);
+    eventually("the first reject", Duration::from_secs(30), || {
+        (delivered(&topics, Topic::Rejects) == 1).then_some(())
+    });
+    // Somebody initialises its transactional id, which is all that fencing tells.
+    let rival: BaseProducer = topics
+        .settings
+        .transactional(&topics.settings.output_transactions(&topics.log_id, 0))
+        .create()
+        .expect("a producer");
+    rival.init_transactions(Duration::from_secs(20)).expect("fences");
+    calls(&topics, 1, 1, START);
+    eventually("a reject after it was fenced", Duration::from_secs(30), || {
+        (delivered(&topics, Topic::Rejects) == 2).then_some(())
+    });
+    assert!(fleet.said("owner").contains("interrupted"), "{}", fleet.said("owner"));
+    let interruptions = fleet.said("owner").matches("interrupted").count();
+    // A close of many statements is many transactions: it is stopped within one, for longer than that may last.
+    let name = topics.settings.output(Topic::Statements);
+    let looking = topics.consumer("read_uncommitted");
+    let high = || {
+        let ends = looking.fetch_watermarks(&name, 0, Duration::from_secs(10));
+        ends.expect("its end").1
+    };
+    let before = high();
+    tick(&topics, START + 40 * DAY);
+    while high() == before {}
+    owner.signal("STOP");
+    let stopped_at = high();
+    std::thread::sleep(Duration::from_millis(4_500));
+    owner.signal("CONT");
+    println!("stopped after {} records of the close", stopped_at - before);
+    outputs::all_delivered(&topics, &topics.fold(), Duration::from_secs(60));
+    let said = fleet.said("owner");
+    assert!(said.matches("interrupted").count() > interruptions, "{said}");
+    assert!(delivered(&topics, Topic::Statements) > 6_000);
+}
+
+#[test]
+fn of_three_brokers_one_may_die() {
+    let broker = Broker::start(3, &[]);
+    let topics = Topics::create(&broker.bootstrap(), 6, Source::Ticks, 3);
+    let fleet = Fleet::of(&topics, &[]);
+    tick(&topics, START);
+    let instances = [fleet.start("one"), fleet.start("two")];
+    let mut slowest = Duration::ZERO;
+    for round in 0..40 {
+        if round == 10 {
+            broker.kill(2);
+        }
+        let began = Instant::now();
+        calls(&topics, 100, round, START + i64::from(round) * 1_000);
+        slowest = slowest.max(began.elapsed());
+        if round == 30 {
+            broker.restart(2);
+        }
+    }
+    tick(&topics, START + 40 * DAY);
+    println!("the longest stall of an append was {slowest:?}");
+    assert!(slowest < Duration::from_secs(25), "{slowest:?}");
+    outputs::all_delivered(&topics, &topics.fold(), Duration::from_secs(60));
+    let answer = eventually("an answer", Duration::from_secs(20), || {
+        instances.iter().find_map(|i| usage(i, "account-7", "2026-09"))
+    });
+    let rows = answer["rows"].as_array().expect("rows");
+    let tokens = rows.iter().find(|r| r["meter"] == "output_tokens").expect("tokens");
+    assert_eq!(tokens["quantity"], "280");
+}

@@ -2,8 +2,8 @@
 //!
 //! 1. *Ask the group* ([`super::group`]): only whom it confirms initialises the partition's transactional producer, which fences
 //!    whoever had it before.
-//! 2. *Barrier*: one record to each output partition, in a transaction that is aborted. Whatever was written before has a lower
-//!    offset.
+//! 2. *Barrier*: one record to each output partition, and to the input, in a transaction that is aborted. Whatever was written
+//!    before has a lower offset: a tail counts once it is read past it, and so does the input's end.
 //! 3. *Read the tails* past the barrier: the last committed output of each topic is what was delivered.
 //! 4. *Catch up and compare*: the partition's shell emits nothing before its store has reached all tails, and compares what it
 //!    decides up to them with what was delivered, before it writes it ([`crate::partition::worker`]).
@@ -80,6 +80,9 @@ pub struct Emitter {
     producer: BaseProducer<Context>,
     reports: Arc<Mutex<Reports>>,
     topics: [String; 4],
+    /// Where the barrier stands in the input: whoever has read past it has read to the end, whatever a stale leader says.
+    pub input_barrier: u64,
+    events: String,
     /// What is delivered, by [`Topic`] number.
     pub tails: [Tail; 4],
 }
@@ -138,9 +141,12 @@ impl Emitter {
             producer,
             reports,
             topics: Topic::ALL.map(|t| settings.output(t)),
+            input_barrier: 0,
+            events: settings.events(),
             tails: [Tail::default(); 4],
         };
-        let barrier = emitter.barrier()?;
+        let (barrier, input_barrier) = emitter.barrier()?;
+        emitter.input_barrier = input_barrier;
         emitter.tails = emitter.read_tails(readers, &barrier)?;
         Ok(emitter)
     }
@@ -149,14 +155,14 @@ impl Emitter {
         self.reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a record to each output partition and takes it back. Where they stood.
-    fn barrier(&self) -> Result<[u64; 4], LogError> {
+    /// Writes a record to each output partition and to the input, and takes them back. Where they stood.
+    fn barrier(&self) -> Result<([u64; 4], u64), LogError> {
         let fail = |doing, e: &KafkaError| ended(self.partition, doing, e);
         *self.reports() = Reports::default();
         self.producer
             .begin_transaction()
             .map_err(|e| fail("beginning the barrier", &e))?;
-        for topic in &self.topics {
+        for topic in self.topics.iter().chain([&self.events]) {
             let headers = OwnedHeaders::new().insert(Header {
                 key: "reckon-barrier",
                 value: Some("1"),
@@ -177,14 +183,15 @@ impl Emitter {
             if let Some(code) = reports.failed {
                 return Err(interrupted(self.partition, "writing the barrier", code.to_string()));
             }
+            let stood = |topic: &String| {
+                let offset = reports.offsets.get(topic).copied();
+                offset.ok_or_else(|| interrupted(self.partition, "writing the barrier", "no report".to_owned()))
+            };
             let mut offsets = [0; 4];
             for (offset, topic) in offsets.iter_mut().zip(&self.topics) {
-                *offset = *reports
-                    .offsets
-                    .get(topic)
-                    .ok_or_else(|| interrupted(self.partition, "writing the barrier", "no report".to_owned()))?;
+                *offset = stood(topic)?;
             }
-            offsets
+            (offsets, stood(&self.events)?)
         };
         self.producer
             .abort_transaction(TRANSACTION_WAIT)

@@ -287,6 +287,9 @@ impl Log for KafkaLog {
     fn end(&self, partition: u32) -> Result<u64, LogError> {
         self.check(partition)?;
         let end = self.readers.ends(&self.settings.events(), partition)?.1;
+        // A stale leader may tell an old end; what was there when the partition was taken over is known.
+        let known = self.emitter(partition)?.as_ref().map_or(0, |e| e.input_barrier + 1);
+        let end = end.max(known);
         lock(&self.ends).insert(partition, (Instant::now(), end));
         Ok(end)
     }
