@@ -21,6 +21,7 @@ use super::origin;
 use super::problem::Problem;
 use super::process::Process;
 use super::service::{self, Service};
+use crate::log::Log;
 use crate::machine::clock::Source;
 use crate::machine::output::Topic;
 use crate::model::outcome::Reason;
@@ -106,6 +107,7 @@ pub const METRICS: &[Metric] = &[
     metric("reckon_partition_served", Gauge, &["partition"], "1: folded and readable; 0: waits for room on its disk, is being taken over, or has failed"),
     metric("reckon_partition_failed", Gauge, &[], "1: a partition has stopped for good"),
     metric("reckon_partition_halted", Gauge, &["partition"], "Kafka. 1: it can't be right to go on; it is looked at again each 30 s"),
+    metric("reckon_partitions", Gauge, &[], "Kafka: partitions of the log, owned by this instance or another"),
     metric("reckon_partitions_owned", Gauge, &[], "Kafka: partitions that the group has given to this instance"),
     metric("reckon_group_joined", Gauge, &[], "Kafka. 1: the group has taken this instance in"),
     metric("reckon_held_up", Gauge, &[], "Kafka. 1: it was held up and answers no reads before the group has confirmed its partitions"),
@@ -270,6 +272,7 @@ fn of_owned(text: &str, owned: &[u32]) -> String {
 /// What is known of the group, and of what it has given to this instance.
 fn collect_sharing(sharing: &Sharing) {
     let owned = sharing.owned();
+    gauge!("reckon_partitions").set(f64::from(sharing.log.identity().partition_count));
     gauge!("reckon_partitions_owned").set(owned.len() as f64);
     gauge!("reckon_group_joined").set(f64::from(u8::from(sharing.has_joined())));
     gauge!("reckon_held_up").set(f64::from(u8::from(sharing.is_stale())));
