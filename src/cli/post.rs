@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use super::CliError;
 use super::terminal::{grouped, progress};
+use crate::wire::envelope;
 use crate::wire::record_file::{self, BadLine};
 
 /// A request's body ends after the line with which it is over so many bytes; the service takes 10 MiB.
@@ -114,7 +115,7 @@ impl Batch {
 
 /// Whether a file's first line is a log record.
 fn is_record(line: &str) -> bool {
-    !matches!(record_file::parse(line), Err(BadLine::Form(_)))
+    envelope::open(line).is_some() || !matches!(record_file::parse(line), Err(BadLine::Form(_)))
 }
 
 fn first_line(path: &Path) -> std::io::Result<String> {

@@ -6,12 +6,15 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::kafka::Cluster;
 use super::terminal::Table;
 use super::{CliError, Data};
 use crate::http::caller::Scope;
 use crate::http::gatekeeper::KEYS_READ_EVERY;
 use crate::http::token::{self, BYTES_MAX, Claims, ISSUER, LIFETIME_MAX_S};
 use crate::http::token_keys::KeyFolder;
+use crate::log::Log;
+use crate::log::kafka::KafkaLog;
 use crate::partition::host;
 
 /// Make keys; issue and look at tokens
@@ -50,6 +53,61 @@ impl Keys {
         match &self.keys {
             Some(folder) => KeyFolder::new(folder.clone()),
             None => KeyFolder::of_data(&self.data.data),
+        }
+    }
+}
+
+/// Where the log is that a token is for, and the keys.
+#[derive(Debug, Args)]
+struct OfLog {
+    /// Folder of the log and the stores
+    #[arg(long, value_name = "DIR", required_unless_present = "kafka")]
+    data: Option<PathBuf>,
+
+    /// Folder of the keys, if it isn't DIR/keys
+    #[arg(long, value_name = "FOLDER", required_unless_present = "data")]
+    keys: Option<PathBuf>,
+
+    /// Brokers of the log, if it is on Kafka
+    #[arg(long, value_name = "HOST:PORT[,HOST:PORT]")]
+    kafka: Option<String>,
+
+    /// First part of its topics' names
+    #[arg(long, value_name = "PREFIX", default_value = "reckon", requires = "kafka")]
+    topic_prefix: String,
+
+    /// A librdkafka setting (TLS, SASL …); may be given several times
+    #[arg(short = 'X', value_name = "NAME=VALUE", requires = "kafka")]
+    properties: Vec<String>,
+}
+
+impl OfLog {
+    fn folder(&self) -> Result<KeyFolder, CliError> {
+        match (&self.keys, &self.data) {
+            (Some(folder), _) => Ok(KeyFolder::new(folder.clone())),
+            (None, Some(data)) => Ok(KeyFolder::of_data(data)),
+            (None, None) => Err(CliError::Usage("say by --keys FOLDER where the keys are".to_owned())),
+        }
+    }
+
+    /// The log's id: of Kafka's topics as their genesis says it, which every instance reads.
+    fn log_id(&self) -> Result<String, CliError> {
+        match (&self.kafka, &self.data) {
+            (Some(kafka), _) => {
+                let cluster = Cluster {
+                    kafka: kafka.clone(),
+                    topic_prefix: self.topic_prefix.clone(),
+                    properties: self.properties.clone(),
+                };
+                let log = KafkaLog::open(&cluster.settings()?)?;
+                let log_id = log.identity().log_id.clone();
+                log.leave();
+                Ok(log_id)
+            }
+            (None, Some(data)) => Ok(host::identity_beside(data)?.log_id),
+            (None, None) => Err(CliError::Usage(
+                "say by --data DIR or --kafka HOST:PORT where the log is".to_owned(),
+            )),
         }
     }
 }
@@ -100,7 +158,8 @@ enum KeyCommand {
 #[command(after_help = "Examples:
   reckon token issue ingest --data ./reckon-data --name edge-1 --source 'edge-*' --for 90d
   reckon token issue account --account acme --data ./reckon-data --name acme-dashboard
-  reckon token issue operator --data ./reckon-data --name ann --for 8h")]
+  reckon token issue operator --data ./reckon-data --name ann --for 8h
+  reckon token issue operator --kafka localhost:9092 --keys ./keys --name ann --for 8h")]
 struct Issue {
     #[command(subcommand)]
     scope: IssueScope,
@@ -136,7 +195,7 @@ enum IssueScope {
 #[derive(Debug, Args)]
 struct Terms {
     #[command(flatten)]
-    keys: Keys,
+    log: OfLog,
 
     /// Who holds it
     #[arg(long, value_name = "NAME")]
@@ -163,7 +222,7 @@ struct Inspect {
     token: String,
 
     #[command(flatten)]
-    keys: Keys,
+    log: OfLog,
 }
 
 /// A time such as 30d, in seconds.
@@ -256,13 +315,13 @@ impl Issue {
             IssueScope::Account { account, terms } => (Scope::Account { account }, terms),
             IssueScope::Operator { terms } => (Scope::Operator, terms),
         };
-        let (key_id, key) = terms.keys.folder().signer(terms.key_id.as_deref())?;
+        let (key_id, key) = terms.log.folder()?.signer(terms.key_id.as_deref())?;
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(crate::http::token_keys::KeyError::from)?;
         let now = token::now_s();
         let claims = Claims {
             iss: ISSUER.to_owned(),
-            aud: host::identity_beside(&terms.keys.data.data)?.log_id,
+            aud: terms.log.log_id()?,
             sub: terms.name,
             iat: now,
             nbf: None,
@@ -312,8 +371,8 @@ impl Inspect {
             self.token
         };
         let token = token.trim();
-        let keys = self.keys.folder().ring()?.keys;
-        let log_id = host::identity_beside(&self.keys.data.data)?.log_id;
+        let keys = self.log.folder()?.ring()?.keys;
+        let log_id = self.log.log_id()?;
         let checked = token::verify(token, &keys, &log_id).and_then(|claims| claims.hold_at(token::now_s()));
         let read = token::read_unverified(token);
         if json {

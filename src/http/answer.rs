@@ -4,7 +4,7 @@ use axum::Json;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use rust_decimal::Decimal;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::model::money::decimal_string;
@@ -12,7 +12,7 @@ use crate::model::period::rfc3339;
 use crate::partition::live::Standing;
 
 /// Where an answer stands.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AsOf {
     /// The account's partition.
     pub partition: u32,
@@ -61,6 +61,11 @@ fn put_standing(headers: &mut HeaderMap, standing: Standing) {
 /// A JSON answer.
 pub fn json(standing: Standing, body: impl Serialize) -> Response {
     with_standing(standing, Json(body))
+}
+
+/// A JSON answer that is no partition's alone.
+pub fn uncached(body: impl Serialize) -> Response {
+    ([(axum::http::header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }
 
 /// An amount, or nothing where it can't be expressed.

@@ -134,6 +134,15 @@ impl Gatekeeper {
         })
     }
 
+    /// The token of a request that was admitted; `None` where no tokens are asked for.
+    pub fn token_of<'a>(&self, parts: &'a Parts) -> Option<&'a str> {
+        if self.asks_for_tokens() {
+            presented(parts).ok()
+        } else {
+            None
+        }
+    }
+
     /// What a token says, if it holds now.
     pub fn verify(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
         let mut door = self.door();

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::service::Service;
 use crate::partition::live::Live;
+use crate::partition::sharing::Sharing;
 
 /// When the service calls itself ready.
 #[derive(Clone, Copy, Debug)]
@@ -43,10 +44,11 @@ pub struct Health {
 pub struct Ready {
     /// Whether it is.
     pub ready: bool,
-    /// What holds for the whole service: `shutting_down`, `partition_failed`.
+    /// What holds for the whole service: `shutting_down`, `partition_failed`; where the log is shared also `not_joined` (the
+    /// group hasn't taken it in, or another process has its name) and `held_up`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<&'static str>,
-    /// Partition by partition.
+    /// Partition by partition; where the log is shared, those that this instance owns.
     pub partitions: Vec<PartitionReady>,
 }
 
@@ -59,12 +61,30 @@ pub struct PartitionReady {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "0")]
     pub lag_records: Option<String>,
-    /// What is wrong: `not_served`, `behind`, `log_unreadable`.
+    /// What is wrong: `not_served`, `halted`, `behind`, `log_unreadable`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
 }
 
 impl PartitionReady {
+    /// Of a partition of a shared log. The cluster isn't asked: it may be what is wrong.
+    fn owned(live: &Live, sharing: &Sharing, halted: bool, limits: Readiness) -> Self {
+        let lag = sharing.lag_records(live);
+        let reason = match lag {
+            _ if halted => Some("halted"),
+            _ if !live.is_served() => Some("not_served"),
+            // Its end wasn't seen yet: it has just come.
+            None => Some("behind"),
+            Some(lag) if lag > limits.lag_records_max => Some("behind"),
+            Some(_) => None,
+        };
+        Self {
+            partition: live.number,
+            lag_records: lag.map(|lag| lag.to_string()),
+            reason,
+        }
+    }
+
     fn of(live: &Live, limits: Readiness) -> Self {
         let lag = live.lag_records();
         let reason = match &lag {
@@ -92,10 +112,27 @@ impl Ready {
             reasons.push("partition_failed");
         }
         let partitions = &service.running.partitions;
-        let partitions: Vec<_> = partitions
-            .iter()
-            .map(|live| PartitionReady::of(live, service.readiness))
-            .collect();
+        let partitions: Vec<_> = match &service.running.sharing {
+            None => partitions
+                .iter()
+                .map(|live| PartitionReady::of(live, service.readiness))
+                .collect(),
+            Some(sharing) => {
+                if !sharing.has_joined() {
+                    reasons.push("not_joined");
+                }
+                if sharing.is_stale() {
+                    reasons.push("held_up");
+                }
+                let (owned, halted) = (sharing.owned(), sharing.halted());
+                let owned = owned.iter().filter_map(|&number| partitions.get(number as usize));
+                owned
+                    .map(|live| {
+                        PartitionReady::owned(live, sharing, halted.contains_key(&live.number), service.readiness)
+                    })
+                    .collect()
+            }
+        };
         Self {
             ready: reasons.is_empty() && partitions.iter().all(|p| p.reason.is_none()),
             reasons,
@@ -127,7 +164,8 @@ pub async fn healthz(State(service): State<Arc<Service>>) -> Response {
 
 /// Whether it should be sent traffic
 ///
-/// 200 when every partition is served and folding keeps up; 503 with the reasons otherwise, from the beginning of a shutdown
+/// 200 when every partition is served and folding keeps up; where the log is shared, when this instance is in the group, every
+/// partition that it owns is served and keeps up, and none is halted; 503 with the reasons otherwise, from the beginning of a shutdown
 /// too. No token.
 #[utoipa::path(get, path = "/readyz", tag = "running", responses(
     (status = 200, description = "Send traffic", body = Ready),

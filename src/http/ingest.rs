@@ -65,7 +65,7 @@ pub async fn events(
         caller.may_ingest()?;
         framing::check_encoding(&parts.headers)?;
         let form = Form::of(&parts.headers)?;
-        service.gate.check(&service.running.partitions)?;
+        service.check_gate()?;
         let intake = Arc::new(Intake { service, caller, form });
         take(&intake, &mut arriving, &mut results).await
     };

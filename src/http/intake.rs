@@ -279,7 +279,7 @@ impl Intake {
         let receipts = if records.is_empty() {
             Vec::new()
         } else {
-            gate.check(&self.service.running.partitions)?;
+            self.service.check_gate()?;
             self.service.running.log.append_placed(records)?
         };
         metrics::accepted(receipts.len());

@@ -21,11 +21,13 @@ use super::origin;
 use super::problem::Problem;
 use super::process::Process;
 use super::service::{self, Service};
+use crate::log::Log;
 use crate::machine::clock::Source;
 use crate::machine::output::Topic;
 use crate::model::outcome::Reason;
 use crate::model::reject::RejectReason;
 use crate::partition::live::{Live, ReadError};
+use crate::partition::sharing::Sharing;
 use crate::partition::worker::Partition;
 use crate::store::rocks::{FOLD_VERSION, FORMAT_VERSION};
 
@@ -102,8 +104,22 @@ pub const METRICS: &[Metric] = &[
     metric("reckon_log_bytes", Gauge, &[], "Records and outputs of the embedded log on disk, without what is still in its write-ahead log"),
     metric("reckon_disk_free_bytes", Gauge, &[], "Room left on the data folder's disk"),
     metric("reckon_disk_size_bytes", Gauge, &[], "Size of the data folder's disk"),
-    metric("reckon_partition_served", Gauge, &["partition"], "1: folded and readable; 0: waits for room on its disk, or has failed"),
+    metric("reckon_partition_served", Gauge, &["partition"], "1: folded and readable; 0: waits for room on its disk, is being taken over, or has failed"),
     metric("reckon_partition_failed", Gauge, &[], "1: a partition has stopped for good"),
+    metric("reckon_partition_halted", Gauge, &["partition"], "Kafka. 1: it can't be right to go on; it is looked at again each 30 s"),
+    metric("reckon_partitions", Gauge, &[], "Kafka: partitions of the log, owned by this instance or another"),
+    metric("reckon_partitions_owned", Gauge, &[], "Kafka: partitions that the group has given to this instance"),
+    metric("reckon_group_joined", Gauge, &[], "Kafka. 1: the group has taken this instance in"),
+    metric("reckon_held_up", Gauge, &[], "Kafka. 1: it was held up and answers no reads before the group has confirmed its partitions"),
+    metric("reckon_rebalances_total", Counter, &[], "Kafka: times that the group gave or took partitions, be it none"),
+    metric("reckon_reads_passed_on_total", Counter, &["result"], "Kafka: reads of what another instance owns: answered, moving, no_owner, owner_silent, refused (passed on to here by mistake)"),
+    metric("reckon_events_forwarded_total", Counter, &["partition"], "Kafka: events found in another partition than their account's, and forwarded"),
+    metric("reckon_output_transactions_total", Counter, &[], "Kafka: transactions of outputs committed"),
+    metric("reckon_output_transactions_failed_total", Counter, &["fenced"], "Kafka: transactions of outputs that failed, and take-overs; fenced: by another owner or a time-out"),
+    metric("reckon_output_transaction_seconds", Histogram, &[], "Kafka: time of a committed transaction of outputs"),
+    metric("reckon_tick_skew_ms", Gauge, &["partition"], "Kafka: the broker's time minus this machine's at the last tick, in milliseconds"),
+    metric("reckon_unstable_records", Gauge, &["partition"], "Kafka: records and markers above the last stable offset, which may not be read yet"),
+    metric("reckon_stable_offset_still_seconds", Gauge, &["partition"], "Kafka: how long the last stable offset has stood still below the partition's end"),
     metric("reckon_ready", Gauge, &[], "1: what /readyz answers with 200"),
     metric("reckon_build_info", Gauge, &["version", "format_version", "fold_version"], "1"),
     metric("reckon_log_info", Gauge, &["log_id", "clock", "partitions"], "1"),
@@ -161,6 +177,12 @@ fn describe(metric: &Metric) {
     match metric.kind {
         Counter if metric.labels.is_empty() => drop(counter!(metric.name)),
         Histogram if metric.labels.is_empty() => drop(metrics::histogram!(metric.name)),
+        Counter if metric.labels == ["fenced"] => {
+            drop((
+                counter!(metric.name, "fenced" => "yes"),
+                counter!(metric.name, "fenced" => "no"),
+            ));
+        }
         Gauge if metric.name.starts_with("reckon_") && metric.labels.is_empty() => drop(gauge!(metric.name)),
         Counter | Gauge | Histogram => {}
     }
@@ -225,20 +247,67 @@ impl FromRequestParts<Arc<Service>> for Scraper {
 pub async fn scrape(_scraper: Scraper, State(service): State<Arc<Service>>) -> Result<Response, Problem> {
     let text = service::blocking(move || {
         collect(&service);
-        recorder().map(PrometheusHandle::render).unwrap_or_default()
+        let text = recorder().map(PrometheusHandle::render).unwrap_or_default();
+        match &service.running.sharing {
+            Some(sharing) => of_owned(&text, &sharing.owned()),
+            None => text,
+        }
     })
     .await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}
+
+/// Without the samples of partitions that are another instance's: those that were ours stand still here and go on there.
+fn of_owned(text: &str, owned: &[u32]) -> String {
+    let is_ours = |line: &&str| {
+        let number = line
+            .split_once("partition=\"")
+            .and_then(|(_, rest)| rest.split_once('"'))
+            .and_then(|(number, _)| number.parse::<u32>().ok());
+        number.is_none_or(|number| owned.contains(&number))
+    };
+    text.split_inclusive('\n').filter(is_ours).collect()
+}
+
+/// What is known of the group, and of what it has given to this instance.
+fn collect_sharing(sharing: &Sharing) {
+    let owned = sharing.owned();
+    gauge!("reckon_partitions").set(f64::from(sharing.log.identity().partition_count));
+    gauge!("reckon_partitions_owned").set(owned.len() as f64);
+    gauge!("reckon_group_joined").set(f64::from(u8::from(sharing.has_joined())));
+    gauge!("reckon_held_up").set(f64::from(u8::from(sharing.is_stale())));
+    let (halted, ends) = (sharing.halted(), sharing.stable_ends());
+    for number in owned {
+        let of_partition = [Label::new("partition", number.to_string())];
+        let is_halted = halted.contains_key(&number);
+        gauge!("reckon_partition_halted", of_partition.iter()).set(f64::from(u8::from(is_halted)));
+        if let Some(end) = ends.get(&number) {
+            let unstable = end.high.saturating_sub(end.stable);
+            gauge!("reckon_unstable_records", of_partition.iter()).set(unstable as f64);
+            gauge!("reckon_stable_offset_still_seconds", of_partition.iter()).set(end.still_ms as f64 / 1_000.0);
+        }
+    }
 }
 
 /// Looks up what isn't counted where it happens.
 fn collect(service: &Service) {
     let running = &service.running;
     let (now_ms, source) = (chrono::Utc::now().timestamp_millis(), running.log.identity().source);
+    let owned = running.sharing.as_ref().map(|sharing| {
+        collect_sharing(sharing);
+        sharing.owned()
+    });
     for live in &running.partitions {
+        if owned.as_ref().is_some_and(|owned| !owned.contains(&live.number)) {
+            continue;
+        }
         let number = live.number.to_string();
         let of_partition = || vec![Label::new("partition", number.clone())];
-        let lag = live.lag_records().unwrap_or_default();
+        let lag = match &running.sharing {
+            // No question to the cluster: what is said here is wanted most when it doesn't answer.
+            Some(sharing) => sharing.lag_records(live).unwrap_or_default(),
+            None => live.lag_records().unwrap_or_default(),
+        };
         gauge!("reckon_fold_lag_records", of_partition()).set(lag as f64);
         // All folded: the log needn't be looked at.
         let since = if lag == 0 {
@@ -297,6 +366,7 @@ fn collect(service: &Service) {
 struct Taken {
     events: u64,
     copies: u64,
+    forwarded: u64,
     unknown_fields: u64,
     amended: u64,
     verdicts: Vec<u64>,
@@ -315,6 +385,7 @@ impl Taken {
         Self {
             events: counters.events,
             copies: counters.copies,
+            forwarded: counters.forwarded,
             unknown_fields: counters.unknown_fields,
             amended: counters.amended,
             verdicts: counters.verdicts.to_vec(),
@@ -348,6 +419,7 @@ fn collect_partition(live: &Live, of_partition: &impl Fn() -> Vec<Label>) -> Res
     if live.is_caught_up() {
         counter!("reckon_events_folded_total", of_partition()).absolute(taken.events);
         counter!("reckon_events_copied_total", of_partition()).absolute(taken.copies);
+        counter!("reckon_events_forwarded_total", of_partition()).absolute(taken.forwarded);
         counter!("reckon_unknown_fields_total", of_partition()).absolute(taken.unknown_fields);
         counter!("reckon_amendments_total", of_partition()).absolute(taken.amended);
         for (reason, count) in Reason::ALL.iter().zip(&taken.verdicts) {

@@ -9,6 +9,7 @@
 //! | [`records`] | an operator's log records: histories, control |
 //! | [`gate`], [`sources`] | back-pressure; how each producer fares |
 //! | [`outputs`] | what was put out, for consumers without Kafka |
+//! | [`hop`], [`peers`] | on Kafka: a read of what another instance owns, asked there |
 //! | [`backups`] | a copy of everything while it runs |
 //! | [`gatekeeper`], [`caller`] | who asks, and what that one may do |
 //! | [`health`], [`metrics`], [`process`] | how it stands: for supervisors, balancers, Prometheus |
@@ -31,6 +32,7 @@ pub mod framing;
 pub mod gate;
 pub mod gatekeeper;
 pub mod health;
+pub mod hop;
 pub mod ingest;
 pub mod intake;
 pub mod metrics;
@@ -38,6 +40,7 @@ pub mod origin;
 pub mod outputs;
 pub mod page;
 pub mod params;
+pub mod peers;
 pub mod periods;
 pub mod problem;
 pub mod process;
@@ -139,6 +142,7 @@ pub fn router(service: Arc<Service>) -> Router {
     let (router, api) = routes();
     router
         .merge(page::routes())
+        .route_layer(axum::middleware::from_fn_with_state(Arc::clone(&service), hop::pass_on))
         .with_state(service)
         .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
         .fallback(no_route)

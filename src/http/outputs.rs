@@ -25,6 +25,12 @@ const LIMIT: usize = 100;
 const LIMIT_MAX: usize = 1_000;
 /// Bytes of outputs, as they are stored, after which an answer ends.
 const BYTES_MAX: usize = 4 << 20;
+/// Outputs read from the log at a time: of one topic they are of very different sizes.
+const AT_A_TIME: usize = 8;
+/// The same from Kafka, where each time is a question to the brokers.
+const AT_A_TIME_SHARED: usize = 64;
+/// How often a topic is looked at that others may be writing to.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A long poll waits so long at most.
 const WAIT_MS_MAX: u64 = 30_000;
 
@@ -109,8 +115,9 @@ pub enum OutputBody {
 pub struct OutputsBody {
     /// Which topic.
     pub topic: &'static str,
-    /// Where the partition stands.
-    pub as_of: AsOf,
+    /// Where the partition stands; absent where another instance folds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<AsOf>,
     /// In order.
     pub outputs: Vec<OutputRow>,
     /// Give it as `after` to go on.
@@ -147,14 +154,13 @@ fn rows(partition: u32, outputs: &[Output]) -> Vec<OutputRow> {
     outputs.iter().map(row).collect()
 }
 
-fn take(live: &Live, topic: Topic, after: u64, limit: usize) -> Result<Vec<Output>, ReadError> {
+fn take(live: &Live, topic: Topic, after: u64, limit: usize, at_a_time: usize) -> Result<Vec<Output>, ReadError> {
     let mut taken = Vec::new();
     let (mut after, mut bytes) = (after, 0);
-    // A few at a time: outputs of one topic are of very different sizes.
     while taken.len() < limit && bytes < BYTES_MAX {
         let some = live
             .log()
-            .read_outputs(live.number, topic, after, (limit - taken.len()).min(8))?;
+            .read_outputs(live.number, topic, after, (limit - taken.len()).min(at_a_time))?;
         let Some(last) = some.last() else { break };
         after = last.sequence;
         bytes += some.iter().map(|o| o.body.len()).sum::<usize>();
@@ -187,6 +193,7 @@ pub async fn outputs(
     Params(params): Params<OutputParams>,
 ) -> Result<Response, Problem> {
     caller.may_operate()?;
+    service.check_held_up()?;
     let topic = Topic::from(topic);
     let limit = params.limit.unwrap_or(LIMIT);
     if !(1..=LIMIT_MAX).contains(&limit) {
@@ -204,13 +211,16 @@ pub async fn outputs(
     }
     let live = Arc::clone(service.partition(params.partition.unwrap_or(0))?);
     let after = params.after.unwrap_or(0);
+    // What another instance puts out is only seen in the topic.
+    let shared = service.running.sharing.as_ref();
+    let at_a_time = if shared.is_some() { AT_A_TIME_SHARED } else { AT_A_TIME };
     let mut delivered = live.watch_delivered();
     let give_up = tokio::time::sleep(Duration::from_millis(wait_ms));
     tokio::pin!(give_up);
     let outputs = loop {
         delivered.borrow_and_update();
         let reader = Arc::clone(&live);
-        let outputs = read(move || take(&reader, topic, after, limit)).await?;
+        let outputs = read(move || take(&reader, topic, after, limit, at_a_time)).await?;
         if !outputs.is_empty() || wait_ms == 0 {
             break outputs;
         }
@@ -218,14 +228,19 @@ pub async fn outputs(
             () = &mut give_up => break outputs,
             () = service.closing.cancelled() => break outputs,
             changed = delivered.changed() => if changed.is_err() { break outputs },
+            () = tokio::time::sleep(LOOK_EVERY), if shared.is_some() => {}
         }
     };
-    let standing = live.standing();
+    let own = shared.is_none_or(|sharing| sharing.may_answer(live.number));
+    let standing = own.then(|| live.standing());
     let body = OutputsBody {
         topic: topic.as_str(),
-        as_of: standing.into(),
+        as_of: standing.map(AsOf::from),
         next_after: outputs.last().map_or(after, |o| o.sequence).to_string(),
         outputs: rows(live.number, &outputs),
     };
-    Ok(answer::json(standing, body))
+    Ok(match standing {
+        Some(standing) => answer::json(standing, body),
+        None => answer::uncached(body),
+    })
 }

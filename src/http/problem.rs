@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::intake::{EventResult, EventsBody, Results};
 use crate::log::LogError;
+use crate::partition::PartitionError;
 use crate::partition::live::ReadError;
 
 /// Media type of a problem.
@@ -72,6 +73,12 @@ codes! {
     Behind = "behind", PRECONDITION_FAILED, "What was asked for isn't folded yet", "ask again after the time that Retry-After gives";
     /// A partition isn't served right now.
     NotServed = "not_served", SERVICE_UNAVAILABLE, "The account's partition isn't served right now", "ask again after the time that Retry-After gives";
+    /// The owner of the partition, another instance, is silent.
+    OwnerSilent = "owner_silent", SERVICE_UNAVAILABLE, "The instance that owns the partition doesn't answer", "ask again after the time that Retry-After gives; its partitions are given to others soon if it stays away";
+    /// This instance may have lost its partitions without knowing it yet.
+    HeldUp = "held_up", SERVICE_UNAVAILABLE, "This instance was held up and answers no reads yet", "ask again after the time that Retry-After gives, or ask another instance";
+    /// Kafka can't be asked, or doesn't take what is sent.
+    LogUnavailable = "log_unavailable", SERVICE_UNAVAILABLE, "The log can't be reached right now", "send again after the time that Retry-After gives; what isn't acknowledged may be sent again safely";
     /// It is being shut down.
     ShuttingDown = "shutting_down", SERVICE_UNAVAILABLE, "The service is shutting down", "send again after the time that Retry-After gives";
     /// It took too long.
@@ -217,6 +224,7 @@ impl From<ReadError> for Problem {
     fn from(cause: ReadError) -> Self {
         match cause {
             ReadError::NotServed { .. } => Self::new(Code::NotServed, cause.to_string()),
+            ReadError::Failed(PartitionError::Log(cause)) => cause.into(),
             ReadError::Failed(_) => Self::new(Code::Internal, cause.to_string()),
         }
     }
@@ -228,6 +236,8 @@ impl From<LogError> for Problem {
             LogError::DiskFull { .. } => Self::new(Code::DiskLow, cause.to_string()).retry_after(10),
             LogError::NoPartition { .. } => Self::new(Code::OutputUnknown, cause.to_string()),
             LogError::HistoryLost { .. } => Self::new(Code::Conflict, cause.to_string()),
+            LogError::Kafka { .. } => Self::new(Code::LogUnavailable, cause.to_string()).retry_after(2),
+            LogError::Interrupted { .. } | LogError::NotOwned { .. } => Self::new(Code::NotServed, cause.to_string()),
             _ => Self::new(Code::Internal, cause.to_string()),
         }
     }

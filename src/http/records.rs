@@ -18,13 +18,14 @@ use super::intake::{EventsBody, Refusal, Results};
 use super::problem::{Code, Problem, ProblemBody};
 use super::service::{Service, blocking};
 use crate::log::appender::{place_of_control, place_of_event, tick};
-use crate::log::{NewRecord, Place, Receipt};
+use crate::log::{Identity, NewRecord, Place, Receipt};
 use crate::machine::clock::Source;
 use crate::model::Ms;
 use crate::model::reject::{Reject, RejectReason};
 use crate::partition::live::Live;
 use crate::partition::running::Running;
 use crate::wire::check::is_good_id;
+use crate::wire::envelope::{self, Signed};
 use crate::wire::pb::{self, control::Body};
 use crate::wire::prices;
 use crate::wire::record::{Kind, decode_event};
@@ -40,8 +41,12 @@ const VERSION_WAIT: Duration = Duration::from_secs(10);
 pub struct Sequencer(Arc<Mutex<Vec<u64>>>);
 
 impl Sequencer {
-    /// Of a log that may hold records for everyone that aren't folded yet.
+    /// Of a log that may hold records for everyone that aren't folded yet. A shared log takes signed records alone, which carry
+    /// their versions.
     pub fn new(running: &Running) -> Self {
+        if running.sharing.is_some() {
+            return Self(Arc::new(Mutex::new(vec![0; running.partitions.len()])));
+        }
         let ends = running.partitions.iter();
         // Every partition of the identity is there: an error can't come.
         let ends = ends.map(|live| running.log.end(live.number).unwrap_or_default());
@@ -55,12 +60,34 @@ enum Judged {
     Tick(Ms),
     Event(Place, Vec<u8>),
     Control(Box<pb::Control>),
+    Signed(Place, Signed, Option<u64>),
 }
 
-fn judge_line(line: &[u8], count: u32, scratch: &mut Vec<u8>) -> Result<Judged, Refusal> {
+/// What says of an unsigned record for a shared log how it gets there.
+fn unsigned(kind: &str) -> Refusal {
+    let detail = format!(
+        "an unsigned {kind} record: on Kafka the operator's records are signed, and this service holds no operator key; sign and \
+         write it with `reckon control publish`, or send it here as {{\"signed\": {{\"kind\", \"value\", \"signature\"}}}}"
+    );
+    Refusal::new(RejectReason::NotAuthorised, kind.to_owned(), detail)
+}
+
+fn judge_line(line: &[u8], identity: &Identity, shared: bool, scratch: &mut Vec<u8>) -> Result<Judged, Refusal> {
+    let count = identity.partition_count;
     let undecodable = |detail: String| Refusal::new(RejectReason::Undecodable, "", detail);
     let text = std::str::from_utf8(line).map_err(|e| undecodable(e.to_string()))?;
+    if let Some(opened) = envelope::open(text) {
+        if !shared {
+            return Err(undecodable(
+                "signed records are for a log on Kafka: this one is written by its own service alone, send {\"control\": …}".to_owned(),
+            ));
+        }
+        let signed = opened.map_err(|cause| Refusal::new(RejectReason::Undecodable, "signed", cause))?;
+        return judge_signed(signed, count);
+    }
     match record_file::parse(text) {
+        Ok(Line::Tick(_)) if shared && identity.source == Source::Ticks => Err(unsigned("tick")),
+        Ok(Line::Control(_)) if shared => Err(unsigned("control")),
         Ok(Line::Tick(at)) => Ok(Judged::Tick(at)),
         Ok(Line::Event(event)) => {
             if !event.starts_with('{') {
@@ -82,6 +109,34 @@ fn judge_line(line: &[u8], count: u32, scratch: &mut Vec<u8>) -> Result<Judged, 
         Err(BadLine::Control(reject)) => Err(reject.into()),
         Err(bad @ BadLine::Form(_)) => Err(undecodable(bad.to_string())),
     }
+}
+
+/// What can be said of a signed record without the keys.
+fn judge_signed(signed: Signed, count: u32) -> Result<Judged, Refusal> {
+    let unreadable =
+        |cause: prost::DecodeError| Refusal::new(RejectReason::Undecodable, "signed.value", cause.to_string());
+    if signed.kind == Kind::Tick {
+        pb::Tick::decode(signed.bytes.as_slice()).map_err(unreadable)?;
+        return Ok(Judged::Signed(Place::All, signed, None));
+    }
+    let control = pb::Control::decode(signed.bytes.as_slice()).map_err(unreadable)?;
+    check(&control)?;
+    let missing = |field: &'static str, why: &str| Refusal::new(RejectReason::MissingField, field, why);
+    if control.issued_at.is_none() {
+        return Err(missing(
+            "control.issued_at",
+            "absent; a signed record says when it was issued",
+        ));
+    }
+    let place = place_of_control(&control, count);
+    if place == Place::All && control.control_version == 0 {
+        return Err(missing(
+            "control.control_version",
+            "absent; whoever signs a record for everyone gives it the next version",
+        ));
+    }
+    let version = (place == Place::All).then_some(control.control_version);
+    Ok(Judged::Signed(place, signed, version))
 }
 
 /// What can be said of a control record without the state it is for.
@@ -131,6 +186,7 @@ enum Stage {
 impl Batch {
     fn parse(&mut self, body: &Bytes) -> Result<(), Problem> {
         let identity = self.service.running.log.identity();
+        let shared = self.service.running.sharing.is_some();
         let lines = framing::lines(body);
         let limit = self.service.gate.limits.request_events;
         if lines.len() > limit {
@@ -141,11 +197,16 @@ impl Batch {
         }
         let mut scratch = Vec::new();
         for line in lines {
-            let judged = judge_line(line, identity.partition_count, &mut scratch);
+            let judged = judge_line(line, identity, shared, &mut scratch);
             self.lines.push_back(judged.unwrap_or_else(Judged::Refused));
         }
+        let is_tick = |line: &Judged| match line {
+            Judged::Tick(_) => true,
+            Judged::Signed(_, signed, _) => signed.kind == Kind::Tick,
+            _ => false,
+        };
         // The wall clock moves this log's time, and a tick of another's would be the operator's word against it.
-        if identity.source == Source::Append && self.lines.iter().any(|l| matches!(l, Judged::Tick(_))) {
+        if identity.source == Source::Append && self.lines.iter().any(is_tick) {
             let mut problem = Problem::new(
                 Code::Conflict,
                 "the log's clock goes by append times and the service's own ticks; records with ticks need a log made with \
@@ -171,6 +232,19 @@ impl Batch {
                 Judged::Refused(refusal) => self.outcomes.push(Outcome::Refused(refusal)),
                 Judged::Tick(at) => self.push(Place::All, Kind::Tick, tick(at), Outcome::All(None)),
                 Judged::Event(place, bytes) => self.push(place, Kind::Event, bytes, Outcome::One),
+                Judged::Signed(place, signed, version) => {
+                    self.records.push((
+                        place,
+                        NewRecord {
+                            signature: Some(signed.signature),
+                            ..NewRecord::new(signed.kind, signed.bytes)
+                        },
+                    ));
+                    self.outcomes.push(match place {
+                        Place::All => Outcome::All(version),
+                        Place::One(_) => Outcome::One,
+                    });
+                }
                 Judged::Control(mut control) => {
                     let place = place_of_control(&control, count);
                     if place == Place::All && control.control_version == 0 {
@@ -284,6 +358,9 @@ async fn append(mut batch: Batch, body: Bytes) -> (Results, Result<(), Problem>)
 /// everyone without `control_version` is given the next one. Lines that can't be right are refused one by one and not
 /// appended; what hangs on the log's state is rejected by the fold, see the rejects output.
 ///
+/// On Kafka control records are taken as their signer made them, `{"signed": {"kind": "control", "value": BASE64 of the bytes,
+/// "signature": "KEYID:BASE64"}}`, and unsigned ones are refused: the service holds no operator key.
+///
 /// Ticks are only taken by a log that was made with `--clock ticks`. Sending the same records again is safe if its control
 /// records have ids of their own, as they must.
 #[utoipa::path(
@@ -308,7 +385,7 @@ pub async fn records(
         caller.may_operate()?;
         framing::check_encoding(&parts.headers)?;
         framing::check_lines(&parts.headers)?;
-        service.gate.check(&service.running.partitions)?;
+        service.check_gate()?;
         arriving.whole().await
     };
     let body = match arrived.await {

@@ -10,6 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::gate::{Gate, IngestLimits};
 use super::gatekeeper::Gatekeeper;
 use super::health::Readiness;
+use super::hop;
+use super::peers::Peers;
 use super::problem::{Code, Problem};
 use super::records::Sequencer;
 use super::sources::Sources;
@@ -30,6 +32,8 @@ pub struct Service {
     pub backup_root: Option<PathBuf>,
     /// Who watches live totals.
     pub watchers: Watchers,
+    /// The other instances, if the log is shared.
+    pub peers: Option<Peers>,
     /// Back-pressure on what comes in.
     pub gate: Arc<Gate>,
     /// How each producer fares.
@@ -51,6 +55,7 @@ impl Service {
             gate: Arc::new(Gate::new(IngestLimits::default(), &running.data)),
             sources: Sources::default(),
             sequencer: Sequencer::new(&running),
+            peers: running.sharing.as_ref().map(|sharing| Peers::new(&sharing.log)),
             running,
             gatekeeper,
             backup_root: None,
@@ -84,6 +89,27 @@ impl Service {
             wait_for(&live, at_least).await?;
         }
         Ok(live)
+    }
+
+    /// Whether there is room for more events; of a shared log only partitions that are served here count. Beside the tasks that
+    /// serve sockets where the log has to be asked.
+    pub fn check_gate(&self) -> Result<(), Problem> {
+        let Some(sharing) = &self.running.sharing else {
+            return self
+                .gate
+                .check(&self.running.partitions, |live| Ok(Some(live.lag_records()?)));
+        };
+        // By ends that are known: a handler asks the cluster nothing.
+        self.gate
+            .check(&self.running.partitions, |live| Ok(sharing.lag_records(live)))
+    }
+
+    /// Refuses while this instance may have lost its partitions.
+    pub fn check_held_up(&self) -> Result<(), Problem> {
+        match &self.running.sharing {
+            Some(sharing) if sharing.is_stale() => Err(hop::held_up()),
+            _ => Ok(()),
+        }
     }
 
     /// The partition of that number.

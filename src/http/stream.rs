@@ -24,9 +24,13 @@ use super::usage::{self, UsageParams};
 use super::watchers::{Form, ROUND_EVERY, Totals, Watch};
 use crate::partition::account::{UsageQuery, Window};
 use crate::partition::live::{Live, ReadError, Standing};
+use crate::partition::sharing::Sharing;
 
 /// So often something is sent though nothing has changed, for those in between that end what is silent.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
+
+/// How often it is looked whether the partition is still this instance's.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A browser comes back so long after a cut.
 const GREETING: &str = "retry: 1000\n\n";
@@ -87,6 +91,8 @@ pub fn totals(live: &Live, account: &str, query: &UsageQuery) -> Result<Option<T
 struct Follower {
     watch: Watch,
     closing: CancellationToken,
+    /// A stream ends when the partition is given to another instance: whoever comes back is sent there.
+    sharing: Option<Arc<Sharing>>,
     /// Only totals with this record are news.
     seen: Option<AtLeast>,
     /// From totals to totals at least.
@@ -110,6 +116,11 @@ impl Follower {
         }
     }
 
+    fn is_ours(&self) -> bool {
+        let number = self.watch.live().number;
+        self.sharing.as_ref().is_none_or(|s| s.may_answer(number))
+    }
+
     fn heartbeat(&self) -> Bytes {
         let standing = self.watch.live().standing();
         match self.watch.form() {
@@ -126,15 +137,26 @@ impl Follower {
         }
         let closing = self.closing.clone();
         let silent = self.last_sent + HEARTBEAT_EVERY;
-        let piece = tokio::select! {
-            () = closing.cancelled() => return None,
-            () = tokio::time::sleep_until(self.until) => return None,
-            totals = self.totals() => {
-                self.last_totals = Some(Instant::now());
-                totals?
+        let shared = self.sharing.is_some();
+        let piece = loop {
+            let until = self.until;
+            tokio::select! {
+                () = closing.cancelled() => return None,
+                () = tokio::time::sleep_until(until) => return None,
+                totals = self.totals() => {
+                    self.last_totals = Some(Instant::now());
+                    break totals?;
+                }
+                () = tokio::time::sleep_until(silent) => break self.heartbeat(),
+                () = tokio::time::sleep(LOOK_EVERY), if shared => {}
             }
-            () = tokio::time::sleep_until(silent) => self.heartbeat(),
+            if !self.is_ours() {
+                return None;
+            }
         };
+        if !self.is_ours() {
+            return None;
+        }
         self.last_sent = Instant::now();
         Some((Ok(piece), self))
     }
@@ -157,7 +179,12 @@ pub async fn follow(
 ) -> Result<Response, Problem> {
     let live = service.partition_of(account, None).await?;
     let (reader, of) = (Arc::clone(&live), account.to_owned());
-    let known = blocking(move || reader.read(|p| p.machine.accounts.find(&of).is_some())).await??;
+    let asked = headers.clone();
+    let (known, seen) = blocking(move || -> Result<_, ReadError> {
+        let known = reader.read(|p| p.machine.accounts.find(&of).is_some())?;
+        Ok((known, seen(&asked, &reader)))
+    })
+    .await??;
     if !known {
         return Err(Problem::account_unknown(account));
     }
@@ -166,7 +193,8 @@ pub async fn follow(
     let follower = Follower {
         watch,
         closing: service.closing.clone(),
-        seen: seen(headers, &live),
+        sharing: service.running.sharing.clone(),
+        seen,
         pace,
         greeted: false,
         last_totals: None,

@@ -10,6 +10,7 @@
 //! at again now and then, for a leader may just have been stale. The other partitions go on.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -20,7 +21,7 @@ use super::live::{Live, Stop};
 use super::running::{Opening, TICK_EVERY};
 use crate::log::appender::tick;
 use crate::log::kafka::KafkaLog;
-use crate::log::kafka::group::Ownership;
+use crate::log::kafka::group::{Member, Ownership};
 use crate::log::{Log, LogError, NewRecord};
 use crate::machine::clock::Source;
 use crate::model::Ms;
@@ -36,7 +37,10 @@ const RETRY_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::
 const HALTED_WAIT: Duration = Duration::from_secs(30);
 
 /// How often it is looked whether the last stable offset moves.
-const ENDS_EVERY: Duration = Duration::from_secs(5);
+const ENDS_EVERY: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether this process was held up.
+const BEAT_EVERY: Duration = Duration::from_millis(100);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -61,6 +65,52 @@ pub struct StableEnd {
     pub still_ms: u64,
 }
 
+/// Whether this process was held up (stopped, starved, swapped out) for so long that the group may have given its partitions to
+/// others, and it hasn't heard of that yet. Then it is in doubt until the group has confirmed each of them.
+struct Pulse {
+    began: Instant,
+    /// Milliseconds from `began` to the last beat.
+    beat_ms: AtomicU64,
+    in_doubt: AtomicBool,
+    /// Silence after which the group may have acted: the last heartbeat may be a quarter of the session old when it begins.
+    silence: Duration,
+}
+
+impl Pulse {
+    fn new(session: Duration) -> Self {
+        Self {
+            began: Instant::now(),
+            beat_ms: AtomicU64::new(0),
+            in_doubt: AtomicBool::new(false),
+            silence: session / 2,
+        }
+    }
+
+    fn was_held_up(&self) -> bool {
+        let silent = (self.began.elapsed().as_millis() as u64).saturating_sub(self.beat_ms.load(Ordering::Acquire));
+        u128::from(silent) > self.silence.as_millis()
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.in_doubt.load(Ordering::Acquire) || self.was_held_up()
+    }
+
+    /// Doubt comes before the beat that would hide the silence, and goes once the group has spoken.
+    fn beat(&self, confirmed: impl FnOnce() -> bool) {
+        if self.was_held_up() {
+            tracing::warn!(
+                "this process was held up: it answers no reads before the group has confirmed its partitions"
+            );
+            self.in_doubt.store(true, Ordering::Release);
+        }
+        if self.in_doubt.load(Ordering::Acquire) && confirmed() {
+            self.in_doubt.store(false, Ordering::Release);
+        }
+        self.beat_ms
+            .store(self.began.elapsed().as_millis() as u64, Ordering::Release);
+    }
+}
+
 /// What the ticker is told.
 enum Told {
     /// A partition was taken over.
@@ -74,7 +124,8 @@ pub struct Sharing {
     /// The log.
     pub log: Arc<KafkaLog>,
     work: Arc<Work>,
-    watcher: Mutex<Option<(Stop, JoinHandle<()>)>>,
+    pulse: Arc<Pulse>,
+    watchers: Mutex<Vec<(Stop, JoinHandle<()>)>>,
     ticker: Mutex<Option<(Sender<Told>, JoinHandle<()>)>>,
 }
 
@@ -251,6 +302,9 @@ impl Work {
 
     /// Looks where partitions end, committed or not.
     fn look_at_ends(&self, moved: &mut BTreeMap<u32, (u64, Instant)>) {
+        let is_served = |number: u32| self.partitions[number as usize].is_served();
+        moved.retain(|number, _| is_served(*number));
+        lock(&self.stable).retain(|number, _| is_served(*number));
         for live in self.partitions.iter().filter(|l| l.is_served()) {
             let Ok((high, stable)) = self.log.high_and_stable(live.number) else {
                 continue;
@@ -308,11 +362,22 @@ impl Sharing {
                 }
             })
             .map_err(failed)?;
+        let pulse = Arc::new(Pulse::new(log.settings().session_timeout));
+        let (beat_stop, beating, asking) = (Stop::default(), Arc::clone(&pulse), Arc::clone(&log));
+        let told = beat_stop.clone();
+        let beats = thread("pulse")
+            .spawn(move || {
+                while !told.wait(BEAT_EVERY) {
+                    beating.beat(|| asking.member().is_none_or(confirms_all));
+                }
+            })
+            .map_err(failed)?;
         log.join(Arc::new(Following(Arc::clone(&work))))?;
         Ok(Arc::new(Self {
             log,
             work,
-            watcher: Mutex::new(Some((stop, watcher))),
+            pulse,
+            watchers: Mutex::new(vec![(stop, watcher), (beat_stop, beats)]),
             ticker: Mutex::new(ticker),
         }))
     }
@@ -329,9 +394,31 @@ impl Sharing {
 
     /// Whether partitions may have gone to another while this process was held up: then it answers no reads.
     pub fn is_stale(&self) -> bool {
-        self.log
-            .member()
-            .is_some_and(crate::log::kafka::group::Member::is_stale)
+        self.pulse.is_in_doubt() || self.log.member().is_some_and(Member::is_stale)
+    }
+
+    /// The partitions that the group has given to this instance, served yet or not.
+    pub fn owned(&self) -> Vec<u32> {
+        self.log.member().map(Member::owned).unwrap_or_default()
+    }
+
+    /// Whether the partition is this instance's as far as can be known. It is asked before an answer and after it.
+    pub fn may_answer(&self, partition: u32) -> bool {
+        !self.is_stale() && self.log.member().is_some_and(|member| member.owns(partition))
+    }
+
+    /// Whether the group has taken this instance in. Owning nothing is one way of being in it.
+    pub fn has_joined(&self) -> bool {
+        let in_it = |member: &Member| member.has_joined() && member.fatal().is_none();
+        self.log.member().is_some_and(in_it)
+    }
+
+    /// Records of a partition that is served here and aren't folded, by the end of the log as it was seen last: no question to
+    /// the cluster, so the answer is at hand also when the cluster isn't. `None` before the end was seen.
+    pub fn lag_records(&self, live: &Live) -> Option<u64> {
+        let end = lock(&self.work.stable).get(&live.number)?.stable;
+        let folded = self.log.read_up_to(live.number, live.standing().next_offset);
+        Some(end.saturating_sub(folded))
     }
 
     /// Ends every fold, puts everything on disk, and is silent to the group.
@@ -343,8 +430,9 @@ impl Sharing {
                 tracing::error!("a partition's thread has panicked");
             }
         }
-        if let Some((stop, thread)) = lock(&self.watcher).take() {
-            stop.set();
+        let watchers = std::mem::take(&mut *lock(&self.watchers));
+        watchers.iter().for_each(|(stop, _)| stop.set());
+        for (_, thread) in watchers {
             let _ = thread.join();
         }
         if let Some((sender, thread)) = lock(&self.ticker).take() {
@@ -353,6 +441,18 @@ impl Sharing {
         }
         self.log.leave();
     }
+}
+
+/// Whether the group says of all our partitions that they are ours: by commits of the offsets it has, under our generation.
+fn confirms_all(member: &Member) -> bool {
+    let confirms = |partition: u32| member.committed(partition).and_then(|at| member.confirm(partition, at));
+    member.owned().into_iter().all(|partition| match confirms(partition) {
+        Ok(()) => true,
+        Err(cause) => {
+            tracing::debug!(partition, %cause, "not confirmed");
+            false
+        }
+    })
 }
 
 /// Appends ticks each minute, and when a partition was taken over, until told to end.
@@ -372,5 +472,24 @@ fn append_ticks(work: &Work, told: &Receiver<Told>) {
             }
             Ok(Told::End) | Err(RecvTimeoutError::Disconnected) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_held_up_is_in_doubt_until_the_group_has_spoken() {
+        let pulse = Pulse::new(Duration::from_millis(100));
+        pulse.beat(|| false);
+        assert!(!pulse.is_in_doubt());
+        std::thread::sleep(Duration::from_millis(80));
+        // Before the first beat after it, and after it.
+        assert!(pulse.is_in_doubt());
+        pulse.beat(|| false);
+        assert!(pulse.is_in_doubt());
+        pulse.beat(|| true);
+        assert!(!pulse.is_in_doubt());
     }
 }

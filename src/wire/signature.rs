@@ -39,6 +39,15 @@ fn message(log_id: &str, bytes: &[u8]) -> Vec<u8> {
     [CONTEXT, log_id.as_bytes(), bytes].join(&0)
 }
 
+/// Whether a text has a signature's form; that says nothing of whose it is.
+pub fn is_well_formed(text: &str) -> bool {
+    let bytes = text.split_once(':').and_then(|(id, signature)| {
+        let plain = !id.is_empty() && id.bytes().all(|b| b.is_ascii_graphic());
+        plain.then(|| STANDARD.decode(signature).ok()).flatten()
+    });
+    bytes.is_some_and(|bytes| Signature::from_slice(&bytes).is_ok())
+}
+
 /// Checks a record's signature. The id of the key that made it.
 pub fn verify<'a>(
     signature: Option<&'a str>,

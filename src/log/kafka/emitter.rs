@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -281,7 +281,10 @@ impl Emitter {
                 .count()
                 .max(1);
             let (now, later) = rest.split_at(count);
+            let began = Instant::now();
             self.transaction(now)?;
+            metrics::counter!("reckon_output_transactions_total").increment(1);
+            metrics::histogram!("reckon_output_transaction_seconds").record(began.elapsed());
             rest = later;
         }
         Ok(())

@@ -93,6 +93,7 @@ pub struct Member {
     consumer: Arc<BaseConsumer<Context>>,
     topic: String,
     owned: Arc<Mutex<BTreeSet<u32>>>,
+    rebalances: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     /// Milliseconds from `began` to the member's last poll.
     polled_ms: Arc<AtomicU64>,
@@ -108,11 +109,12 @@ impl Member {
         let topic = settings.events();
         let owned = Arc::new(Mutex::new(BTreeSet::new()));
         let fatal = Arc::new(Mutex::new(None));
+        let rebalances = Arc::new(AtomicU64::new(0));
         let context = Context {
             topic: topic.clone(),
             owned: Arc::clone(&owned),
             ownership,
-            rebalances: Arc::new(AtomicU64::new(0)),
+            rebalances: Arc::clone(&rebalances),
             fatal: Arc::clone(&fatal),
         };
         let consumer: BaseConsumer<Context> = settings
@@ -124,6 +126,7 @@ impl Member {
             consumer: Arc::new(consumer),
             topic,
             owned,
+            rebalances,
             stop: Arc::new(AtomicBool::new(false)),
             polled_ms: Arc::new(AtomicU64::new(0)),
             began: Instant::now(),
@@ -149,6 +152,11 @@ impl Member {
         Ok(member)
     }
 
+    /// Whether the group has taken us in and said what is ours, be it nothing.
+    pub fn has_joined(&self) -> bool {
+        self.rebalances.load(Ordering::Relaxed) > 0
+    }
+
     /// Whether the partition is ours as far as this process knows.
     pub fn owns(&self, partition: u32) -> bool {
         lock(&self.owned).contains(&partition)
@@ -161,7 +169,8 @@ impl Member {
 
     /// Whether the group may have given our partitions to another while this process was held up. Reads aren't answered then.
     pub fn is_stale(&self) -> bool {
-        let silent = self.began.elapsed().as_millis() as u64 - self.polled_ms.load(Ordering::Acquire);
+        let polled_ms = self.polled_ms.load(Ordering::Acquire);
+        let silent = (self.began.elapsed().as_millis() as u64).saturating_sub(polled_ms);
         u128::from(silent) > self.session_timeout.as_millis()
     }
 
