@@ -22,13 +22,14 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// Where the outputs are.
 #[derive(Clone, Debug, Args)]
+#[command(group(clap::ArgGroup::new("outputs").required(true).args(["data", "kafka"])))]
 pub struct Source {
     /// Folder of an embedded log and its stores
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["kafka", "topic_prefix", "properties"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["topic_prefix", "properties"])]
     pub data: Option<PathBuf>,
 
     /// Brokers: outputs are read from their topics
-    #[arg(long, value_name = "HOST:PORT[,HOST:PORT]", required_unless_present = "data")]
+    #[arg(long, value_name = "HOST:PORT[,HOST:PORT]")]
     pub kafka: Option<String>,
 
     /// First part of the topics' names: PREFIX.statements, PREFIX.rejects …
