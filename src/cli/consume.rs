@@ -350,7 +350,7 @@ impl Consumer {
         let mut found = Vec::new();
         while (follow || !open.is_empty()) && !stop.load(Ordering::Relaxed) {
             stream.take(WAIT, |partition, next_offset, next| {
-                found.push((partition, next_offset, next))
+                found.push((partition, next_offset, next));
             })?;
             if !found.is_empty() {
                 heard = Instant::now();
