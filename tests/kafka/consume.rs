@@ -24,7 +24,7 @@ const PREFIX: &str = "consume";
 const PARTITIONS: u32 = 4;
 const ACCOUNTS: usize = 50;
 /// How long what is put out may take to be there.
-const PATIENCE: Duration = Duration::from_mins(3);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A log of two closed months with everything put out, shared by the tests, which only read it.
 struct History {
@@ -232,7 +232,12 @@ impl History {
 
 /// By partition and sequence.
 fn by_place(rows: &[Value]) -> BTreeMap<(u64, u64), Value> {
-    let place = |row: &Value| (row["partition"].as_u64().unwrap(), row["sequence"].as_u64().unwrap());
+    let place = |row: &Value| {
+        (
+            row["partition"].as_u64().expect("a partition"),
+            row["sequence"].as_u64().expect("a sequence"),
+        )
+    };
     rows.iter().map(|row| (place(row), row.clone())).collect()
 }
 
