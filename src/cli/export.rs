@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::io::{BufWriter, StdoutLock, Write};
 
 use clap::{Args, ValueEnum};
+use prost::Message;
 use serde::Serialize;
 
-use super::{CliError, Data};
-use crate::machine::output::Topic;
+use super::CliError;
+use super::source::{Outputs, Source};
+use crate::machine::output::{Topic, calls_of};
 use crate::model::period::Month;
-use crate::partition::Settings;
 use crate::partition::host::Host;
 use crate::partition::read::MonthUsage;
 use crate::partition::rows::{AdjustmentRow, CallRow, ControlRow, OutcomeRow, RejectRow, StatementRow, UsageRow};
-use crate::store::rocks::Budget;
 use crate::wire::pb;
 use crate::wire::pb::statement_record::Body;
 
@@ -21,7 +21,8 @@ use crate::wire::pb::statement_record::Body;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  reckon export usage --data ./reckon-data --account acme --format csv\n  \
-    reckon export statements --data ./reckon-data --period 2026-09"
+    reckon export statements --data ./reckon-data --period 2026-09\n  \
+    reckon export calls --kafka localhost:9092 --account acme"
 )]
 pub struct Export {
     /// What to write
@@ -29,7 +30,7 @@ pub struct Export {
     what: What,
 
     #[command(flatten)]
-    data: Data,
+    source: Source,
 
     /// Only this account
     #[arg(long)]
@@ -110,17 +111,27 @@ impl Export {
         if self.format == Format::Csv && !matches!(self.what, What::Usage | What::Outcomes) {
             return Err(CliError::Usage("--format csv is for usage and outcomes".to_owned()));
         }
-        let host = Host::open_beside(&self.data.data, &Budget::default(), &Settings::default())?;
+        if self.source.kafka.is_some() && matches!(self.what, What::Usage | What::Outcomes) {
+            return Err(CliError::Usage(
+                "usage and outcomes are read from stores, which aren't on Kafka: ask any instance for GET \
+                 /v1/accounts/ACCOUNT/usage, or give --data. From Kafka: calls, statements, adjustments, rejects, control"
+                    .to_owned(),
+            ));
+        }
+        let outputs = self.source.open()?;
         let mut rows = Rows {
             out: BufWriter::new(std::io::stdout().lock()),
             account: self.account.clone(),
             period: self.period.map(|p| p.to_string()),
         };
-        match self.what {
-            What::Calls => calls(&host, &mut rows)?,
-            What::Usage | What::Outcomes => self.usage(&host, &mut rows)?,
-            What::Statements | What::Adjustments | What::Control => statements(&host, &mut rows, self.what)?,
-            What::Rejects => rejects(&host, &mut rows)?,
+        match (self.what, &outputs) {
+            (What::Calls, Outputs::Data(host)) => calls(host, &mut rows)?,
+            (What::Calls, Outputs::Kafka(_)) => delivered_calls(&outputs, &mut rows)?,
+            (What::Usage | What::Outcomes, Outputs::Data(host)) => self.usage(host, &mut rows)?,
+            // Refused above.
+            (What::Usage | What::Outcomes, Outputs::Kafka(_)) => {}
+            (What::Statements | What::Adjustments | What::Control, _) => statements(&outputs, &mut rows, self.what)?,
+            (What::Rejects, _) => rejects(&outputs, &mut rows)?,
         }
         rows.out.flush()?;
         Ok(())
@@ -198,40 +209,56 @@ fn calls(host: &Host, rows: &mut Rows<'_>) -> Result<(), CliError> {
     Ok(())
 }
 
-fn statements(host: &Host, rows: &mut Rows<'_>, what: What) -> Result<(), CliError> {
-    for partition in &host.partitions {
-        let mut found = Vec::new();
-        partition.statements(|sequence, record| found.push((sequence, record)))?;
-        for (sequence, record) in found {
-            match (what, record.body) {
-                (What::Statements, Some(Body::PeriodClosed(s))) if rows.wants(&s.account_id, &s.period) => {
-                    rows.row(&StatementRow::new(sequence, s))?;
-                }
-                (What::Adjustments, Some(Body::AdjustmentNoticed(a))) if rows.wants(&a.account_id, &a.period) => {
-                    rows.row(&AdjustmentRow::new(sequence, a))?;
-                }
-                (What::Control, Some(Body::PeriodControl(c)))
-                    if rows.period.as_deref().is_none_or(|p| p == c.period) =>
-                {
-                    rows.row(&ControlRow::new(sequence, c))?;
-                }
-                _ => {}
+/// The same from the calls topic, from which early ones may have been removed.
+fn delivered_calls(outputs: &Outputs, rows: &mut Rows<'_>) -> Result<(), CliError> {
+    let mut latest: BTreeMap<(u32, String, String), pb::CallSettled> = BTreeMap::new();
+    outputs.read(Topic::Calls, |partition, output| {
+        let calls = calls_of(&output.body).map_err(|cause| undecodable(partition, output.sequence, &cause))?;
+        for call in calls {
+            if rows.account.as_deref().is_none_or(|a| a == call.account_id) {
+                latest.insert((partition, call.account_id.clone(), call.call_id.clone()), call);
             }
+        }
+        Ok(())
+    })?;
+    for (_, call) in latest {
+        if rows.wants(&call.account_id, &call.period) {
+            rows.row(&CallRow::from(call))?;
         }
     }
     Ok(())
 }
 
-fn rejects(host: &Host, rows: &mut Rows<'_>) -> Result<(), CliError> {
-    for partition in &host.partitions {
-        let mut found: Vec<pb::Rejected> = Vec::new();
-        partition.outputs(Topic::Rejects, |output| {
-            found.extend(prost::Message::decode(output.body.as_slice()).ok());
-            Ok(())
-        })?;
-        for reject in found {
-            rows.row(&RejectRow::from(reject))?;
+fn undecodable(partition: u32, sequence: u64, cause: &prost::DecodeError) -> CliError {
+    CliError::Finding(format!(
+        "sequence {sequence} of partition {partition} can't be decoded: {cause}"
+    ))
+}
+
+fn statements(outputs: &Outputs, rows: &mut Rows<'_>, what: What) -> Result<(), CliError> {
+    outputs.read(Topic::Statements, |partition, output| {
+        let sequence = output.sequence;
+        let record = pb::StatementRecord::decode(output.body.as_slice())
+            .map_err(|cause| undecodable(partition, sequence, &cause))?;
+        match (what, record.body) {
+            (What::Statements, Some(Body::PeriodClosed(s))) if rows.wants(&s.account_id, &s.period) => {
+                rows.row(&StatementRow::new(sequence, s))
+            }
+            (What::Adjustments, Some(Body::AdjustmentNoticed(a))) if rows.wants(&a.account_id, &a.period) => {
+                rows.row(&AdjustmentRow::new(sequence, a))
+            }
+            (What::Control, Some(Body::PeriodControl(c))) if rows.period.as_deref().is_none_or(|p| p == c.period) => {
+                rows.row(&ControlRow::new(sequence, c))
+            }
+            _ => Ok(()),
         }
-    }
-    Ok(())
+    })
+}
+
+fn rejects(outputs: &Outputs, rows: &mut Rows<'_>) -> Result<(), CliError> {
+    outputs.read(Topic::Rejects, |partition, output| {
+        let reject = pb::Rejected::decode(output.body.as_slice())
+            .map_err(|cause| undecodable(partition, output.sequence, &cause))?;
+        rows.row(&RejectRow::from(reject))
+    })
 }

@@ -6,6 +6,7 @@ pub mod bench;
 pub mod bench_serve;
 pub mod check;
 pub mod config;
+pub mod consume;
 pub mod control;
 pub mod demo;
 pub mod explain;
@@ -17,9 +18,11 @@ pub mod kafka;
 pub mod keygen;
 pub mod logging;
 pub mod post;
+pub mod rejects;
 pub mod replay;
 pub mod restore;
 pub mod serve;
+pub mod source;
 pub mod terminal;
 pub mod token;
 pub mod topics;
@@ -34,6 +37,7 @@ use crate::config::operator_key::OperatorKeyFileError;
 use crate::http::gatekeeper::GatekeeperError;
 use crate::http::token_keys::KeyError;
 use crate::log::LogError;
+use crate::log::continuity::Discontinuity;
 use crate::partition::PartitionError;
 use crate::store::rocks::StoreError;
 
@@ -69,6 +73,8 @@ enum Command {
     Topics(topics::Topics),
     Control(control::Control),
     Keygen(keygen::Keygen),
+    Consume(consume::Consume),
+    Rejects(rejects::Rejects),
 }
 
 /// Where the log and the stores are.
@@ -111,6 +117,9 @@ pub enum CliError {
     /// A backup's.
     #[error(transparent)]
     Backup(#[from] crate::partition::backup::BackupError),
+    /// A consumer's.
+    #[error(transparent)]
+    Consume(#[from] consume::ConsumeError),
     /// The output is gone.
     #[error("standard output: {0}")]
     Output(#[from] std::io::Error),
@@ -128,6 +137,12 @@ pub enum CliError {
 impl From<LogError> for CliError {
     fn from(cause: LogError) -> Self {
         Self::Partition(cause.into())
+    }
+}
+
+impl From<Discontinuity> for CliError {
+    fn from(cause: Discontinuity) -> Self {
+        Self::Consume(cause.into())
     }
 }
 
@@ -178,6 +193,8 @@ pub fn run() -> ExitCode {
         Command::Topics(command) => command.run(json),
         Command::Control(command) => command.run(json),
         Command::Keygen(command) => command.run(json),
+        Command::Consume(command) => command.run(json),
+        Command::Rejects(command) => command.run(json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -125,7 +125,8 @@ pub struct OutputsBody {
     pub next_after: String,
 }
 
-fn body_of(output: &Output) -> Result<OutputBody, prost::DecodeError> {
+/// An output as JSON says it.
+pub fn body_of(output: &Output) -> Result<OutputBody, prost::DecodeError> {
     use prost::Message;
     let (sequence, bytes) = (output.sequence, output.body.as_slice());
     Ok(match output.topic {

@@ -4,6 +4,7 @@
 
 pub mod appender;
 pub mod batch;
+pub mod continuity;
 pub mod kafka;
 pub mod local;
 pub mod memory;

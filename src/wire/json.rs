@@ -433,7 +433,7 @@ pub fn encode(event: &pb::CallEvent) -> Value {
     object.into()
 }
 
-fn quantity_json(quantity: &pb::Quantity) -> Value {
+pub(super) fn quantity_json(quantity: &pb::Quantity) -> Value {
     let mut inner = Map::new();
     put(&mut inner, "meter", &quantity.meter);
     put(&mut inner, "value", &quantity.value.to_string());

@@ -7,9 +7,11 @@ mod broker;
 mod chaos;
 #[path = "../fold/comparing.rs"]
 mod comparing;
+mod consume;
 mod fleet;
 mod outputs;
 mod placement;
+mod reads;
 mod refused;
 #[path = "../fold/scenario/mod.rs"]
 mod scenario;

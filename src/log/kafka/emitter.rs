@@ -111,7 +111,7 @@ pub(super) fn read_output(topic: Topic, message: &Taken) -> Option<Output> {
 }
 
 /// The field that a body ends with on Kafka: fields of protobuf messages may stand in any order.
-fn sequence_field(sequence: u64) -> Vec<u8> {
+pub(super) fn sequence_field(sequence: u64) -> Vec<u8> {
     let mut field = vec![SEQUENCE_TAG];
     prost::encoding::encode_varint(sequence, &mut field);
     field

@@ -15,6 +15,7 @@ mod fetch;
 mod ffi;
 pub mod group;
 pub mod history;
+pub mod outputs;
 pub mod owners;
 pub mod publish;
 mod reader;
