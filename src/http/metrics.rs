@@ -277,6 +277,9 @@ fn collect_sharing(sharing: &Sharing) {
     gauge!("reckon_group_joined").set(f64::from(u8::from(sharing.has_joined())));
     gauge!("reckon_held_up").set(f64::from(u8::from(sharing.is_stale())));
     let (halted, ends) = (sharing.halted(), sharing.stable_ends());
+    for (number, skew_ms) in sharing.tick_skews() {
+        gauge!("reckon_tick_skew_ms", "partition" => number.to_string()).set(skew_ms as f64);
+    }
     for number in owned {
         let of_partition = [Label::new("partition", number.to_string())];
         let is_halted = halted.contains_key(&number);

@@ -213,7 +213,7 @@ pub enum LogError {
     },
     /// A topic with another number of partitions.
     #[error(
-        "{topic} has {found} partitions, but its genesis (partition {partition}) says {wanted}: accounts would move. Partitions          can't be added; make a new log under another --topic-prefix"
+        "{topic} has {found} partitions, but its genesis (partition {partition}) says {wanted}: accounts would move. Partitions can't be added; make a new log under another --topic-prefix"
     )]
     PartitionCount {
         /// Which topic.
@@ -227,7 +227,7 @@ pub enum LogError {
     },
     /// A partition of a topic that doesn't begin with its genesis.
     #[error(
-        "{topic} partition {partition} doesn't begin with its genesis at offset 0; `reckon topics create` writes it to a new          topic, in an old one it was removed by retention"
+        "{topic} partition {partition} doesn't begin with its genesis at offset 0; `reckon topics create` writes it to a new topic, in an old one it was removed by retention"
     )]
     NoGenesisRecord {
         /// Which topic.
@@ -237,7 +237,7 @@ pub enum LogError {
     },
     /// A fetch from an offset that isn't there.
     #[error(
-        "partition {partition}: the next offset isn't in the topic ({cause}): history was removed or cut off. Restore the topic,          or give this partition's store up so that it is folded anew from its genesis"
+        "partition {partition}: the next offset isn't in the topic ({cause}): history was removed or cut off. Restore the topic, or give this partition's store up so that it is folded anew from its genesis"
     )]
     OffsetGone {
         /// Which partition.
@@ -247,7 +247,7 @@ pub enum LogError {
     },
     /// Another record at an offset that was folded.
     #[error(
-        "partition {partition}: another record than the one that was folded is at offset {offset}: the topic was cut off and          written anew (an unclean leader election?). Stopped, nothing was written; restore the topic, or give this partition's          store up so that it is folded anew"
+        "partition {partition}: another record than the one that was folded is at offset {offset}: the topic was cut off and written anew (an unclean leader election?). Stopped, nothing was written; restore the topic, or give this partition's store up so that it is folded anew"
     )]
     OtherRecord {
         /// Which partition.
@@ -285,7 +285,7 @@ pub enum LogError {
     },
     /// An output topic without an output left that once had some.
     #[error(
-        "{topic} partition {partition} begins at offset {start} and has no output left: what was delivered can't be told. Set          retention.ms and retention.bytes to -1, and restore the topic"
+        "{topic} partition {partition} begins at offset {start} and has no output left: what was delivered can't be told. Set retention.ms and retention.bytes to -1, and restore the topic"
     )]
     OutputsDropped {
         /// Which topic.
@@ -311,8 +311,8 @@ pub trait Log: Send + Sync {
     fn identity(&self) -> &Identity;
 
     /// Where it physically is, so that a store folded from another place is refused; empty where the log can't be mistaken.
-    fn place(&self) -> &str {
-        ""
+    fn place(&self) -> String {
+        String::new()
     }
 
     /// First offset that is still there.

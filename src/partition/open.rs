@@ -26,7 +26,7 @@ impl StoreIdentity {
             partition,
             partition_count: identity.partition_count,
             source: identity.source,
-            place: log.place().to_owned(),
+            place: log.place(),
         }
     }
 }

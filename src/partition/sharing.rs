@@ -137,6 +137,7 @@ struct Work {
     owned: Mutex<BTreeMap<u32, Owned>>,
     halted: Mutex<BTreeMap<u32, String>>,
     stable: Mutex<BTreeMap<u32, StableEnd>>,
+    tick_skews: Mutex<BTreeMap<u32, Ms>>,
     /// Wakes the ticker: a partition was taken over.
     taken: Sender<Told>,
 }
@@ -289,8 +290,7 @@ impl Work {
                 Ok(receipts) => {
                     if let Some(receipt) = receipts.first() {
                         let skew_ms = receipt.append_ms - now;
-                        metrics::gauge!("reckon_tick_skew_ms", "partition" => live.number.to_string())
-                            .set(skew_ms as f64);
+                        lock(&self.tick_skews).insert(live.number, skew_ms);
                     }
                 }
                 Err(cause) => {
@@ -338,6 +338,7 @@ impl Sharing {
             owned: Mutex::new(BTreeMap::new()),
             halted: Mutex::new(BTreeMap::new()),
             stable: Mutex::new(BTreeMap::new()),
+            tick_skews: Mutex::new(BTreeMap::new()),
             taken: taken.clone(),
         });
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -390,6 +391,11 @@ impl Sharing {
     /// How the last stable offsets stand.
     pub fn stable_ends(&self) -> BTreeMap<u32, StableEnd> {
         lock(&self.work.stable).clone()
+    }
+
+    /// The broker's time minus this machine's at each partition's last tick.
+    pub fn tick_skews(&self) -> BTreeMap<u32, Ms> {
+        lock(&self.work.tick_skews).clone()
     }
 
     /// Whether partitions may have gone to another while this process was held up: then it answers no reads.

@@ -95,13 +95,15 @@ pub(super) fn read_output(topic: Topic, message: &Taken) -> Option<Output> {
         "reckon-chain" => {
             chain = std::str::from_utf8(value)
                 .ok()
-                .and_then(|t| u128::from_str_radix(t, 16).ok())
+                .and_then(|t| u128::from_str_radix(t, 16).ok());
         }
         _ => {}
     });
     let (sequence, chain) = (sequence?, chain?);
     let mut body = message.payload().to_vec();
-    body.truncate(body.len().checked_sub(sequence_field(sequence).len())?);
+    let field = sequence_field(sequence);
+    body.ends_with(&field)
+        .then(|| body.truncate(body.len() - field.len()))?;
     Some(Output {
         topic,
         sequence,
@@ -302,7 +304,7 @@ impl Emitter {
             let mut value = output.body.clone();
             value.extend_from_slice(&sequence_field(output.sequence));
             let name = output.topic.as_str();
-            let id = format!("{name}-{partition}-{}", output.sequence);
+            let id = format!("{name}/{partition}/{}", output.sequence);
             let headers = OwnedHeaders::new_with_capacity(3)
                 .insert(Header {
                     key: "reckon-sequence",

@@ -27,7 +27,7 @@ pub const BATCH_MESSAGES: usize = 8_192;
 
 /// A consumer's queue, from which messages are taken many at a time. One thread at a time takes from it.
 pub struct Queue<C: ConsumerContext + 'static> {
-    queue: NonNull<rd::rd_kafka_queue_t>,
+    native: NonNull<rd::rd_kafka_queue_t>,
     raw: Vec<*mut rd::rd_kafka_message_t>,
     // Let go of after the queue.
     consumer: Arc<BaseConsumer<C>>,
@@ -42,7 +42,7 @@ impl<C: ConsumerContext> Queue<C> {
         // SAFETY: the client lives as long as the `Arc` that is kept beside the queue.
         let queue = unsafe { rd::rd_kafka_queue_get_consumer(consumer.client().native_ptr()) };
         Some(Self {
-            queue: NonNull::new(queue)?,
+            native: NonNull::new(queue)?,
             raw: vec![ptr::null_mut(); BATCH_MESSAGES],
             consumer,
         })
@@ -61,7 +61,7 @@ impl<C: ConsumerContext> Queue<C> {
         for (wait_ms, room) in [(wait_ms, 1), (0, BATCH_MESSAGES)] {
             // SAFETY: the array has room for `room` pointers, the queue is alive.
             let got =
-                unsafe { rd::rd_kafka_consume_batch_queue(self.queue.as_ptr(), wait_ms, self.raw.as_mut_ptr(), room) };
+                unsafe { rd::rd_kafka_consume_batch_queue(self.native.as_ptr(), wait_ms, self.raw.as_mut_ptr(), room) };
             let got = usize::try_from(got).unwrap_or(0);
             for raw in &self.raw[..got] {
                 if let Some(message) = NonNull::new(*raw) {
@@ -80,7 +80,7 @@ impl<C: ConsumerContext> Queue<C> {
 impl<C: ConsumerContext> Drop for Queue<C> {
     fn drop(&mut self) {
         // SAFETY: got by `rd_kafka_queue_get_consumer`, given back once.
-        unsafe { rd::rd_kafka_queue_destroy(self.queue.as_ptr()) }
+        unsafe { rd::rd_kafka_queue_destroy(self.native.as_ptr()) }
     }
 }
 

@@ -276,8 +276,8 @@ impl Log for KafkaLog {
         &self.identity
     }
 
-    fn place(&self) -> &str {
-        &self.place
+    fn place(&self) -> String {
+        self.place.clone()
     }
 
     fn start(&self, partition: u32) -> Result<u64, LogError> {
