@@ -9,7 +9,8 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use reckon::machine::output::{Output, Topic};
 
-use crate::topics::Topics;
+use crate::fleet::eventually;
+use crate::topics::{Folded, Topics};
 
 /// One record of an output topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,4 +81,16 @@ pub fn next_only(seen: &[Seen]) -> Vec<Seen> {
         }
     }
     taken
+}
+
+/// Waits until a topic has exactly what the log leads to, and returns what consumers see.
+pub fn all_delivered(topics: &Topics, topic: Topic, folded: &[Folded]) -> BTreeMap<u32, Vec<Seen>> {
+    eventually(&format!("{} all delivered", topic.as_str()), Duration::from_secs(60), || {
+        let seen = read(topics, topic, "read_committed");
+        let same = seen.values().zip(folded).all(|(seen, folded)| {
+            let expected: Vec<&Output> = folded.outputs.iter().filter(|o| o.topic == topic).collect();
+            seen.len() == expected.len() && seen.iter().zip(expected).all(|(seen, expected)| seen.is(expected))
+        });
+        same.then_some(seen)
+    })
 }

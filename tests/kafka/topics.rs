@@ -10,6 +10,7 @@ use reckon::auditor::{Auditor, ClockSource, Entry, Findings, Word};
 use reckon::config::operator_key::OperatorKeyFile;
 use reckon::log::kafka::publish::{ControlWriter, Publisher};
 use reckon::log::kafka::{KafkaLog, KafkaSettings};
+use reckon::log::placement::partition_of;
 use reckon::log::{Batch, Log, NewRecord, Place, fingerprint};
 use reckon::machine::authority::Authority;
 use reckon::machine::clock::Source;
@@ -189,6 +190,8 @@ impl Topics {
             .set("enable.partition.eof", "true")
             .set("isolation.level", isolation)
             .set("auto.offset.reset", "earliest")
+            // The end of a partition is told by a fetch that brings nothing.
+            .set("fetch.wait.max.ms", "10")
             .create()
             .expect("a consumer")
     }
@@ -202,6 +205,23 @@ impl Topics {
             .expect("its end");
         ends.1 as u64
     }
+}
+
+/// An account's name that lives in a partition.
+pub fn living_in(account: &str, partition: u32, count: u32) -> String {
+    // Without a name it is nobody's, and rejected where it is found.
+    if account.is_empty() {
+        return String::new();
+    }
+    (0..)
+        .map(|n| {
+            let tail = format!("~{n}");
+            // What is too long stays so, and what is just not too long.
+            let kept = account.len().min(account.len().max(100) - tail.len());
+            format!("{}{tail}", &account[..kept])
+        })
+        .find(|name| partition_of(name, count) == partition)
+        .expect("there is one")
 }
 
 fn word(kind: Kind, bytes: &[u8]) -> Word {
