@@ -407,11 +407,13 @@ impl Facts for Shelf<'_> {
 /// Runs scenarios in one log, each in its partition; what doesn't hold.
 fn run_in_a_log(scenarios: &[Scenario]) -> Vec<String> {
     let count = scenarios.len() as u32;
+    let began = Instant::now();
     let topics = Topics::create(&crate::broker::shared().bootstrap(), count, Source::Ticks, 1);
     let fleet = Fleet::of(&topics, &[]);
     let served = fleet.start("one");
     ready(&served, Duration::from_secs(60));
     let log = SharedLog::new(&topics, &served);
+    let made = began.elapsed();
     let waiting = Mutex::new((0..count).zip(scenarios));
     let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -427,6 +429,7 @@ fn run_in_a_log(scenarios: &[Scenario]) -> Vec<String> {
             });
         }
     });
+    println!("{count} scenarios in {:?}, of these {made:?} until they were served", began.elapsed());
     let failures = failures.into_inner().expect("the list");
     if !failures.is_empty() {
         eprintln!("{}", fleet.said("one"));

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use prost::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -22,6 +24,7 @@ use reckon::wire::record::{self, Kind};
 use reckon::wire::signature::Signer;
 use tempfile::TempDir;
 
+use crate::fleet::eventually;
 use crate::served::reckon;
 
 /// A log on a broker.
@@ -53,7 +56,7 @@ impl Topics {
         let key_text = key.to_str().expect("a path");
         reckon(&["keygen", "--out", key_text]);
         let (partitions_text, replication) = (partitions.to_string(), replication.to_string());
-        let made = reckon(&[
+        let made = repeated(&[
             "--json",
             "topics",
             "create",
@@ -201,10 +204,23 @@ impl Topics {
         let events = self.settings.events();
         let ends = self
             .consumer("read_committed")
-            .fetch_watermarks(&events, partition as i32, std::time::Duration::from_secs(20))
+            .fetch_watermarks(&events, partition as i32, Duration::from_secs(20))
             .expect("its end");
         ends.1 as u64
     }
+}
+
+/// Runs a command that is safe to repeat until it succeeds: brokers tell of partitions just made before they lead them.
+fn repeated(args: &[&str]) -> String {
+    eventually("a command's success", Duration::from_secs(60), || {
+        let output = Command::new(env!("CARGO_BIN_EXE_reckon")).args(args).output();
+        let output = output.expect("reckon runs");
+        if !output.status.success() {
+            eprintln!("again: reckon {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+            return None;
+        }
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    })
 }
 
 /// An account's name that lives in a partition.
