@@ -9,7 +9,7 @@ use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use reckon::log::kafka::KafkaLog;
 use reckon::log::placement::partition_of;
-use reckon::log::{Batch, Log, NewRecord, Place};
+use reckon::log::{Batch, Log, NewRecord};
 use reckon::machine::clock::Source;
 use reckon::machine::control::is_for_everyone;
 use reckon::machine::output::{Topic, calls_of};
@@ -205,8 +205,12 @@ fn however_producers_place_events_the_bill_is_the_same() {
     let operators: Vec<_> = ways.iter().map(|way| way.topics.operator()).collect();
     let (mut waiting, mut written, mut version) = (Vec::new(), 0, 0);
     let last_ms = made.steps.last().expect("steps").at_ms;
-    let end = std::iter::once((last_ms + 70 * 86_400_000, What::Tick));
-    for (at_ms, what) in made.steps.into_iter().map(|s| (s.at_ms, s.what)).chain(end) {
+    let first_ms = made.steps[0].at_ms;
+    // The clock has to begin, and at the end both months are closed.
+    let mut steps = vec![(first_ms, What::Tick)];
+    steps.extend(made.steps.into_iter().map(|s| (s.at_ms, s.what)));
+    steps.push((last_ms + 70 * 86_400_000, What::Tick));
+    for (at_ms, what) in steps {
         let control = match what {
             What::Event(event) => {
                 let bytes = match waiting.len() % 2 {
@@ -216,7 +220,7 @@ fn however_producers_place_events_the_bill_is_the_same() {
                 waiting.push((event.account_id.clone(), bytes));
                 continue;
             }
-            What::Tick if waiting.len() < AT_ONCE && at_ms <= last_ms => continue,
+            What::Tick if waiting.len() < AT_ONCE && at_ms > first_ms && at_ms <= last_ms => continue,
             What::Tick => None,
             What::Control(control) => {
                 let mut control = *control;
@@ -360,12 +364,12 @@ fn a_gateways_credentials_change_no_price_no_profile_and_no_close() {
         let offset = shelf.gateway(record).expect("appended");
         assert_eq!(shelf.reason(offset).as_deref(), Ok(""));
     }
-    shelf.holds("=> success completed unbilled output_tokens=1000000 product=m-large");
+    shelf.holds("=> failed operator_waived unbilled output_tokens=1000000 product=m-large");
     // A version that nobody has used up is the next one.
     shelf.holds(
         "21 12:00:00 release 2026-09 account=acme id=r1
          21 12:00:01 correct bill reason=no_outage id=b1
-         => success completed billed output_tokens=1000000 product=m-large
+         => success operator_billed billed output_tokens=1000000 product=m-large
          21 12:00:02 policy call_deadline=10m id=p1
          => accepted",
     );
@@ -374,7 +378,7 @@ fn a_gateways_credentials_change_no_price_no_profile_and_no_close() {
         assert_eq!(shelf.reason(offset).as_deref(), Ok(""), "ignored");
     }
     shelf.holds(
-        "=> success completed billed output_tokens=1000000 product=m-large
+        "=> success operator_billed billed output_tokens=1000000 product=m-large
          2026-10-20T00:00:00Z tick
          => statement 2026-09 total=15.00 lines=1",
     );
@@ -474,10 +478,8 @@ fn what_else_a_partition_holds_is_passed_over() {
          => usage 2026-09 success output_tokens=1040000 requests=41",
     );
     // Nothing was ever in one of the partitions but ticks.
-    let ticks: Vec<(Place, NewRecord)> = vec![topics.tick(1_792_454_400_000)];
-    topics.operator().append(&ticks, 3).expect("appended");
     let mut empty = Shelf::new(&log, 2);
-    empty.holds("2026-10-20T00:00:01Z tick\n=> control 2026-09 accounts=0");
+    empty.holds("10 14:00:00 tick\n2026-10-20T00:00:01Z tick\n=> control 2026-09 accounts=0");
     shelf.holds("2026-10-20T00:00:01Z tick\n=> statement 2026-09 total=15.60 lines=1\n=> control 2026-09 accounts=1");
     let rejects = crate::outputs::read(&topics, Topic::Rejects, "read_committed");
     let reasons: Vec<String> = rejects[&0]
