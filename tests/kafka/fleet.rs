@@ -73,7 +73,9 @@ pub fn eventually<T>(what: &str, within: Duration, mut holds: impl FnMut() -> Op
 
 /// An account's usage as one instance answers it; `None` while its partition moves.
 pub fn usage(served: &Served, account: &str, period: &str) -> Option<Value> {
-    let answer = served.get(&format!("/v1/accounts/{account}/usage?period={period}&group_by=service,product,meter,class"));
+    let answer = served.get(&format!(
+        "/v1/accounts/{account}/usage?period={period}&group_by=service,product,meter,class"
+    ));
     match answer.status {
         200 => Some(answer.json()),
         503 => None,

@@ -7,7 +7,9 @@ mod broker;
 mod chaos;
 #[path = "../fold/comparing.rs"]
 mod comparing;
+mod credentials;
 mod fleet;
+mod gaps;
 mod outputs;
 mod placement;
 mod refused;
@@ -17,5 +19,6 @@ mod scenarios;
 mod served;
 #[path = "../fold/scenario/mod.rs"]
 mod scenario;
+mod shelf;
 mod topics;
 mod zombies;

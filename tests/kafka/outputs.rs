@@ -9,6 +9,7 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use reckon::machine::output::{Output, Topic};
 
+use crate::comparing::compare;
 use crate::fleet::eventually;
 use crate::topics::{Folded, Topics};
 
@@ -85,12 +86,27 @@ pub fn next_only(seen: &[Seen]) -> Vec<Seen> {
 
 /// Waits until a topic has exactly what the log leads to, and returns what consumers see.
 pub fn all_delivered(topics: &Topics, topic: Topic, folded: &[Folded]) -> BTreeMap<u32, Vec<Seen>> {
-    eventually(&format!("{} all delivered", topic.as_str()), Duration::from_secs(60), || {
-        let seen = read(topics, topic, "read_committed");
-        let same = seen.values().zip(folded).all(|(seen, folded)| {
-            let expected: Vec<&Output> = folded.outputs.iter().filter(|o| o.topic == topic).collect();
-            seen.len() == expected.len() && seen.iter().zip(expected).all(|(seen, expected)| seen.is(expected))
-        });
-        same.then_some(seen)
-    })
+    eventually(
+        &format!("{} all delivered", topic.as_str()),
+        Duration::from_secs(60),
+        || {
+            let seen = read(topics, topic, "read_committed");
+            let same = seen.values().zip(folded).all(|(seen, folded)| {
+                let expected: Vec<&Output> = folded.outputs.iter().filter(|o| o.topic == topic).collect();
+                seen.len() == expected.len() && seen.iter().zip(expected).all(|(seen, expected)| seen.is(expected))
+            });
+            same.then_some(seen)
+        },
+    )
+}
+
+/// What is delivered is what the log leads to, and what the auditor makes of it.
+pub fn agree(topics: &Topics) {
+    let folded = topics.fold();
+    for topic in Topic::ALL {
+        all_delivered(topics, topic, &folded);
+    }
+    for one in &folded {
+        assert_eq!(compare(&one.machine, &one.outputs, &one.findings), None);
+    }
 }

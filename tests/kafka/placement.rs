@@ -1,35 +1,31 @@
-//! Who writes what where: producers that place events in their own ways, a gateway that writes more than events, and all that a
-//! partition holds besides records. None of it changes a bill.
+//! Producers that place events in their own ways: by Kafka's hash of a key, by another hash, by none. The bill is one and the
+//! same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use prost::Message;
 use rdkafka::ClientConfig;
-use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use reckon::log::kafka::KafkaLog;
 use reckon::log::placement::partition_of;
-use reckon::log::{Batch, Log, NewRecord};
+use reckon::log::{Batch, Log};
 use reckon::machine::clock::Source;
 use reckon::machine::control::is_for_everyone;
 use reckon::machine::output::{Topic, calls_of};
 use reckon::model::period::Month;
-use reckon::wire::check::timestamp;
-use reckon::wire::key_pair::KeyPair;
-use reckon::wire::pb::{self, control::Body as ControlBody, statement_record::Body};
-use reckon::wire::record::{Forwarded, Kind, account_of};
-use reckon::wire::signature::Signer;
+use reckon::wire::pb::{self, statement_record::Body};
+use reckon::wire::record::{Kind, account_of};
 use reckon::workload::What;
 use reckon::workload::synthetic::Synthetic;
 use serde_json::Value;
 
 use crate::broker;
 use crate::comparing::compare;
-use crate::fleet::{Fleet, eventually, ready, usage};
+use crate::fleet::{Fleet, eventually, usage};
 use crate::outputs::all_delivered;
-use crate::scenarios::{SharedLog, Shelf};
 use crate::served::Served;
-use crate::topics::{Topics, living_in};
+use crate::topics::Topics;
 
 /// Not a divisor of what other partitioners' hashes come out even with.
 const PARTITIONS: u32 = 5;
@@ -96,9 +92,7 @@ impl Placing {
         let mut census = Census::default();
         for partition in 0..PARTITIONS {
             let mut batch = Batch::default();
-            self.log
-                .poll(partition, 0, usize::MAX, &mut batch)
-                .expect("records");
+            self.log.poll(partition, 0, usize::MAX, &mut batch).expect("records");
             for record in batch.iter().filter(|r| r.kind == Kind::Event) {
                 if let Some(first) = record.headers.forwarded {
                     census.forwarded.insert((first.partition, first.offset));
@@ -259,7 +253,12 @@ fn however_producers_place_events_the_bill_is_the_same() {
     for (way, instances) in ways.iter().zip(&instances) {
         bills.push(bill(&way.topics, instances));
         let census = way.census();
-        println!("{}: {} of {} events were misplaced", way.name, census.misplaced.len(), census.events);
+        println!(
+            "{}: {} of {} events were misplaced",
+            way.name,
+            census.misplaced.len(),
+            census.events
+        );
         assert_eq!(census.misplaced.is_empty(), way.name == "java");
         let counted: u64 = way.topics.fold().iter().map(|f| f.machine.counters.forwarded).sum();
         assert_eq!(counted, census.misplaced.len() as u64);
@@ -278,230 +277,4 @@ fn however_producers_place_events_the_bill_is_the_same() {
             assert_eq!(verdicts, first_verdicts, "{}", way.name);
         }
     }
-}
-
-/// Prices, an account and what it owes so far: 15.00.
-const OWED: &str = "01 00:00:00 card from=2026-09-01T00:00:00Z price=m-large/output_tokens/:15/1000000
-01 00:00:01 profile zone=Europe/Berlin currency=USD
-10 12:00:00 ended completed product=m-large output_tokens=1000000
-10 13:00:00 tick
-=> success completed billed product=m-large output_tokens=1000000";
-
-/// What whoever holds a gateway's credentials would like.
-const WISHES: [&str; 7] = [
-    "10 13:00:00 card from=2026-09-01T00:00:00Z price=m-large/output_tokens/:0/1000000",
-    "10 13:00:00 policy bill_unproven=false close_grace=1h",
-    "10 13:00:00 profile zone=Asia/Tokyo currency=EUR",
-    "10 13:00:00 correct waive reason=wished",
-    "10 13:00:00 hold 2026-09",
-    "10 13:00:00 hold 2026-09 account=acme",
-    "10 13:00:00 profile account=gone zone=Asia/Tokyo currency=EUR",
-];
-
-/// A control record by which a key becomes an operator's.
-fn own_key(signer: &Signer, version: u64) -> Vec<u8> {
-    pb::Control {
-        id: "own-key".to_owned(),
-        control_version: version,
-        issued_at: Some(timestamp(1_789_000_000_000)),
-        actor: "kim@ops".to_owned(),
-        body: Some(ControlBody::OperatorKeys(pb::OperatorKeys {
-            add: vec![signer.operator_key()],
-            ..pb::OperatorKeys::default()
-        })),
-    }
-    .encode_to_vec()
-}
-
-/// The same record, with every signature that one without the operator's key comes by.
-fn forgeries(topics: &Topics, other: &Topics, bytes: &[u8]) -> Vec<NewRecord> {
-    let with = |signature: Option<String>| NewRecord {
-        signature,
-        ..NewRecord::new(Kind::Control, bytes.to_vec())
-    };
-    let pair = || KeyPair::from_secret(&[9; 32]);
-    let own = topics.signer.key_id();
-    // A good signature of another value.
-    let mut altered = pb::Control::decode(bytes).expect("a control record");
-    altered.id.push('x');
-    vec![
-        with(None),
-        with(Some("not a signature".to_owned())),
-        with(Some(Signer::new(own, pair()).sign(&topics.log_id, bytes))),
-        with(Some(Signer::new("another", pair()).sign(&topics.log_id, bytes))),
-        with(Some(topics.signer.sign(&topics.log_id, &altered.encode_to_vec()))),
-        // Good in another log, of the same operator and of another.
-        with(Some(topics.signer.sign(&other.log_id, bytes))),
-        with(Some(other.signer.sign(&other.log_id, bytes))),
-    ]
-}
-
-#[test]
-fn a_gateways_credentials_change_no_price_no_profile_and_no_close() {
-    let bootstrap = broker::shared().bootstrap();
-    let topics = Topics::create(&bootstrap, 2, Source::Ticks, 1);
-    let other = Topics::create(&bootstrap, 1, Source::Ticks, 1);
-    let fleet = Fleet::of(&topics, &[]);
-    let served = fleet.start("one");
-    ready(&served, Duration::from_secs(60));
-    let log = SharedLog::new(&topics, &served);
-    let mut shelf = Shelf::new(&log, 0);
-    shelf.holds(OWED);
-
-    let mut wishes: Vec<Vec<u8>> = Vec::new();
-    for wish in WISHES {
-        wishes.extend(shelf.records(wish).expect("records").into_iter().map(|r| r.bytes));
-    }
-    assert_eq!(wishes.len(), WISHES.len());
-    wishes.push(own_key(&Signer::new("another", KeyPair::from_secret(&[9; 32])), 2));
-    let mut forged = Vec::new();
-    for bytes in &wishes {
-        for record in forgeries(&topics, &other, bytes) {
-            forged.push(shelf.gateway(&record).expect("appended"));
-        }
-    }
-    // A tick that closes the month, unsigned and signed for another log.
-    let mut tick = shelf.records("2026-10-20T00:00:00Z tick").expect("records").remove(0);
-    tick.signature = None;
-    forged.push(shelf.gateway(&tick).expect("appended"));
-    tick.signature = Some(topics.signer.sign(&other.log_id, &tick.bytes));
-    forged.push(shelf.gateway(&tick).expect("appended"));
-    for offset in &forged {
-        assert_eq!(shelf.reason(*offset).as_deref(), Ok("not_authorised"), "offset {offset}");
-    }
-    println!("{} forgeries", forged.len());
-    shelf.holds("=> no statement 2026-09\n=> success completed billed product=m-large output_tokens=1000000");
-
-    // What the operator said once is not said again by repeating it.
-    let said = shelf.records("20 12:00:00 hold 2026-09 account=acme id=h1\n20 12:00:01 correct waive reason=outage id=w1");
-    let said = said.expect("records");
-    for record in &said {
-        let offset = shelf.gateway(record).expect("appended");
-        assert_eq!(shelf.reason(offset).as_deref(), Ok(""));
-    }
-    shelf.holds("=> failed operator_waived unbilled output_tokens=1000000 product=m-large");
-    // A version that nobody has used up is the next one.
-    shelf.holds(
-        "21 12:00:00 release 2026-09 account=acme id=r1
-         21 12:00:01 correct bill reason=no_outage id=b1
-         => success operator_billed billed output_tokens=1000000 product=m-large
-         21 12:00:02 policy call_deadline=10m id=p1
-         => accepted",
-    );
-    for record in &said {
-        let offset = shelf.gateway(record).expect("appended");
-        assert_eq!(shelf.reason(offset).as_deref(), Ok(""), "ignored");
-    }
-    shelf.holds(
-        "=> success operator_billed billed output_tokens=1000000 product=m-large
-         2026-10-20T00:00:00Z tick
-         => statement 2026-09 total=15.00 lines=1",
-    );
-
-    // One that says it was forwarded, where its account doesn't live.
-    let event = pb::CallEvent {
-        account_id: living_in("eve", 1, 2),
-        call_id: "c".to_owned(),
-        ..pb::CallEvent::default()
-    };
-    let misplaced = NewRecord {
-        forwarded: Some(Forwarded {
-            partition: 0,
-            offset: 1,
-            append_ms: 0,
-        }),
-        ..NewRecord::new(Kind::Event, event.encode_to_vec())
-    };
-    let offset = shelf.gateway(&misplaced).expect("appended");
-    assert_eq!(shelf.reason(offset).as_deref(), Ok("wrong_partition"));
-    agree(&topics);
-}
-
-/// What is delivered is what the log leads to, and what the auditor makes of it.
-fn agree(topics: &Topics) {
-    let folded = topics.fold();
-    for topic in Topic::ALL {
-        all_delivered(topics, topic, &folded);
-    }
-    for one in &folded {
-        assert_eq!(compare(&one.machine, &one.outputs, &one.findings), None);
-    }
-}
-
-/// A producer of transactions, of a gateway's.
-fn transactions(topics: &Topics, id: &str) -> BaseProducer {
-    let producer: BaseProducer = topics.settings.transactional(id).create().expect("a producer");
-    producer.init_transactions(Duration::from_secs(30)).expect("taken over");
-    producer
-}
-
-fn send(producer: &BaseProducer, topics: &Topics, partition: u32, bytes: Option<&[u8]>) {
-    let topic = topics.settings.events();
-    let mut record: BaseRecord<'_, str, [u8]> = BaseRecord::to(&topic).partition(partition as i32).key("acme");
-    if let Some(bytes) = bytes {
-        record = record.payload(bytes);
-    }
-    producer.send(record).map_err(|(cause, _)| cause).expect("room");
-}
-
-#[test]
-fn what_else_a_partition_holds_is_passed_over() {
-    let wait = Duration::from_secs(30);
-    let topics = Topics::create(&broker::shared().bootstrap(), 3, Source::Ticks, 1);
-    let fleet = Fleet::of(&topics, &[]);
-    let served = fleet.start("one");
-    ready(&served, Duration::from_secs(60));
-    let log = SharedLog::new(&topics, &served);
-    let mut shelf = Shelf::new(&log, 0);
-    shelf.holds(OWED);
-    let (first, second) = (transactions(&topics, "gateway-1"), transactions(&topics, "gateway-2"));
-    let mut tombstones = 0;
-    for n in 0..20 {
-        let event = |shelf: &mut Shelf<'_>, call: &str| {
-            let line = format!("10 13:00:00 ended completed product=m-large output_tokens=1000 call={call}-{n}");
-            shelf.records(&line).expect("records").remove(0).bytes
-        };
-        let (aborted, committed, plain) = (
-            event(&mut shelf, "aborted"),
-            event(&mut shelf, "committed"),
-            event(&mut shelf, "plain"),
-        );
-        // All at once: what is taken back lies between what counts.
-        first.begin_transaction().expect("begun");
-        send(&first, &topics, 0, Some(&aborted));
-        first.flush(wait).expect("written");
-        second.begin_transaction().expect("begun");
-        send(&second, &topics, 0, Some(&committed));
-        second.flush(wait).expect("written");
-        shelf.gateway(&NewRecord::new(Kind::Event, plain)).expect("appended");
-        second.commit_transaction(wait).expect("committed");
-        first.abort_transaction(wait).expect("aborted");
-        if n % 5 == 0 {
-            second.begin_transaction().expect("begun");
-            send(&second, &topics, 0, None);
-            second.commit_transaction(wait).expect("committed");
-            tombstones += 1;
-        }
-    }
-    // The last record is one whose offset is known.
-    shelf.holds(
-        "10 14:00:00 tick
-         => unknown call=aborted-0
-         => unknown call=aborted-19
-         => success completed billed product=m-large output_tokens=1000 call=committed-0
-         => success completed billed product=m-large output_tokens=1000 call=plain-19
-         => usage 2026-09 success output_tokens=1040000 requests=41",
-    );
-    // Nothing was ever in one of the partitions but ticks.
-    let mut empty = Shelf::new(&log, 2);
-    empty.holds("10 14:00:00 tick\n2026-10-20T00:00:01Z tick\n=> control 2026-09 accounts=0");
-    shelf.holds("2026-10-20T00:00:01Z tick\n=> statement 2026-09 total=15.60 lines=1\n=> control 2026-09 accounts=1");
-    let rejects = crate::outputs::read(&topics, Topic::Rejects, "read_committed");
-    let reasons: Vec<String> = rejects[&0]
-        .iter()
-        .map(|seen| pb::Rejected::decode(seen.body.as_slice()).expect("a reject").reason)
-        .filter(|reason| reason != "bad_version")
-        .collect();
-    assert_eq!(reasons, vec!["missing_field"; tombstones]);
-    agree(&topics);
 }

@@ -90,9 +90,14 @@ impl Topics {
 
     /// The arguments by which `reckon serve` finds it.
     pub fn arguments(&self) -> Vec<String> {
-        ["--kafka", &self.settings.bootstrap, "--topic-prefix", &self.settings.prefix]
-            .map(str::to_owned)
-            .to_vec()
+        [
+            "--kafka",
+            &self.settings.bootstrap,
+            "--topic-prefix",
+            &self.settings.prefix,
+        ]
+        .map(str::to_owned)
+        .to_vec()
     }
 
     /// Whoever writes control records and ticks.
@@ -229,7 +234,7 @@ pub fn living_in(account: &str, partition: u32, count: u32) -> String {
     if account.is_empty() {
         return String::new();
     }
-    (0..)
+    (0..u32::MAX)
         .map(|n| {
             let tail = format!("~{n}");
             // What is too long stays so, and what is just not too long.
