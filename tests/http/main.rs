@@ -2,6 +2,7 @@
 
 #![allow(clippy::panic, reason = "how a test fails, also in what tests share")]
 
+mod answers;
 mod authorisation;
 mod back_pressure;
 mod backup;

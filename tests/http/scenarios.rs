@@ -16,6 +16,7 @@ use reckon::wire::record::Kind;
 use reckon::wire::{json as wire_json, protobuf};
 use serde_json::{Map, Value, json};
 
+use crate::answers::{self, Reads, text};
 use crate::scenario::expect::{Facts, Known, UsageOf, run};
 use crate::scenario::parse::{Record, Scenario, all};
 use crate::served::Served;
@@ -25,24 +26,6 @@ const SCENARIOS_MIN: usize = 400;
 
 /// Processes at a time.
 const AT_ONCE: usize = 4;
-
-fn text<'a>(row: &'a Value, name: &str) -> &'a str {
-    row[name].as_str().unwrap_or_default()
-}
-
-/// Bytes of a path segment that may stand for themselves.
-fn segment(id: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~".contains(&b);
-    id.bytes()
-        .map(|b| {
-            if plain(b) {
-                char::from(b).to_string()
-            } else {
-                format!("%{b:02X}")
-            }
-        })
-        .collect()
-}
 
 fn put(object: &mut Map<String, Value>, name: &str, value: impl Into<Value>) {
     let value = value.into();
@@ -228,17 +211,6 @@ impl Remote {
         Ok(())
     }
 
-    /// A read that includes all that was appended.
-    fn get(&mut self, path: &str) -> Result<(u16, Value), String> {
-        self.flush()?;
-        let joint = if path.contains('?') { '&' } else { '?' };
-        let at_least = self
-            .offset
-            .map_or(String::new(), |offset| format!("{joint}at_least=0:{offset}"));
-        let answer = self.served.get(&format!("{path}{at_least}"));
-        Ok((answer.status, answer.json()))
-    }
-
     /// Reads the outputs of all that was appended. A record that is sure to be rejected, and changes nothing, shows by its
     /// own reject that those before it are delivered.
     fn deliver(&mut self) -> Result<(), String> {
@@ -280,15 +252,6 @@ impl Remote {
         }
         self.delivered_at = self.offset;
         Ok(())
-    }
-
-    fn call(&mut self, account: &str, call: &str) -> Result<Option<Value>, String> {
-        let (status, body) = self.get(&format!("/v1/accounts/{}/calls/{}", segment(account), segment(call)))?;
-        match (status, text(&body, "code")) {
-            (200, _) => Ok(Some(body)),
-            (404, "call_unknown" | "account_unknown") => Ok(None),
-            _ => Err(body.to_string()),
-        }
     }
 }
 
@@ -347,6 +310,19 @@ fn statement_of(output: &Value) -> Body {
     })
 }
 
+impl Reads for Remote {
+    /// A read that includes all that was appended.
+    fn get(&mut self, path: &str) -> Result<(u16, Value), String> {
+        self.flush()?;
+        let joint = if path.contains('?') { '&' } else { '?' };
+        let at_least = self
+            .offset
+            .map_or(String::new(), |offset| format!("{joint}at_least=0:{offset}"));
+        let answer = self.served.get(&format!("{path}{at_least}"));
+        Ok((answer.status, answer.json()))
+    }
+}
+
 impl Facts for Remote {
     fn append(&mut self, record: &Record) -> Result<(), String> {
         if record.kind != Kind::Tick && record.at_ms > self.last_tick {
@@ -374,76 +350,19 @@ impl Facts for Remote {
     }
 
     fn known(&mut self, account: &str, call: &str) -> Result<Known, String> {
-        Ok(match self.call(account, call)? {
-            None => Known::Unknown,
-            Some(body) if body["settled"] == true => {
-                Known::Settled(format!("{} {}", text(&body, "outcome"), text(&body, "reason")))
-            }
-            Some(_) => Known::Open,
-        })
+        answers::known(self, account, call)
     }
 
     fn settled(&mut self, account: &str, call: &str) -> Result<Option<pb::CallSettled>, String> {
-        let Some(body) = self.call(account, call)?.filter(|body| body["settled"] == true) else {
-            return Ok(None);
-        };
-        let quantities = body["quantities"].as_object().cloned().unwrap_or_default();
-        let quantity = |(meter, of): (String, Value)| pb::MeterQuantity {
-            meter,
-            quantity: text(&of, "quantity").to_owned(),
-        };
-        Ok(Some(pb::CallSettled {
-            account_id: account.to_owned(),
-            call_id: call.to_owned(),
-            revision: body["revision"].as_u64().unwrap_or_default() as u32,
-            outcome: text(&body, "outcome").to_owned(),
-            reason: text(&body, "reason").to_owned(),
-            billed: body["billed"] == true,
-            estimated: body["estimated"] == true,
-            period: text(&body, "period").to_owned(),
-            service: text(&body, "service").to_owned(),
-            product: text(&body, "product").to_owned(),
-            quantities: quantities.into_iter().map(quantity).collect(),
-            ..pb::CallSettled::default()
-        }))
+        answers::settled(self, account, call)
     }
 
     fn row(&mut self, account: &str, call: &str) -> Result<String, String> {
-        let body = self.call(account, call)?.ok_or("the call is unknown")?;
-        Ok(body["row"].to_string())
+        answers::row(self, account, call)
     }
 
     fn usage(&mut self, of: &UsageOf<'_>) -> Result<BTreeMap<String, Quantity>, String> {
-        let names: Vec<&str> = ["service", "product", "class"]
-            .into_iter()
-            .chain(of.dimensions.iter().map(|d| d.0.as_str()))
-            .collect();
-        let path = format!(
-            "/v1/accounts/{}/usage?period={}&group_by={}",
-            segment(of.account),
-            of.period,
-            names.join(",")
-        );
-        let (status, body) = self.get(&path)?;
-        if status == 404 {
-            return Ok(BTreeMap::new());
-        }
-        let rows = body["rows"].as_array().ok_or_else(|| body.to_string())?;
-        let mut found: BTreeMap<String, Quantity> = BTreeMap::new();
-        for row in rows {
-            let fits = text(row, "class") == of.class
-                && of.service.is_none_or(|s| s == text(row, "service"))
-                && of.product.is_none_or(|p| p == text(row, "product"))
-                && of
-                    .dimensions
-                    .iter()
-                    .all(|(name, value)| text(&row["dimensions"], name) == value);
-            if fits {
-                let quantity: Quantity = text(row, "quantity").parse().map_err(|_| row.to_string())?;
-                found.entry(text(row, "meter").to_owned()).or_default().0 += quantity.0;
-            }
-        }
-        Ok(found)
+        answers::usage(self, of)
     }
 
     fn statements(&mut self) -> Result<Vec<Body>, String> {

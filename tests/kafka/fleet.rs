@@ -82,3 +82,10 @@ pub fn usage(served: &Served, account: &str, period: &str) -> Option<Value> {
         other => panic!("{other}: {}", answer.text),
     }
 }
+
+/// Waits until an instance serves every partition.
+pub fn ready(served: &Served, within: Duration) {
+    eventually("every partition served", within, || {
+        (served.get("/readyz").status == 200).then_some(())
+    });
+}

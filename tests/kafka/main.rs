@@ -8,7 +8,9 @@ mod chaos;
 #[path = "../fold/comparing.rs"]
 mod comparing;
 mod consume;
+mod credentials;
 mod fleet;
+mod gaps;
 mod outputs;
 mod placement;
 mod reads;
@@ -19,5 +21,6 @@ mod scenarios;
 #[path = "../http/served.rs"]
 #[allow(dead_code, reason = "shared with the tests of the service")]
 mod served;
+mod shelf;
 mod topics;
 mod zombies;

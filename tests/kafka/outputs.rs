@@ -9,6 +9,7 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use reckon::machine::output::{Output, Topic};
 
+use crate::comparing::compare;
 use crate::fleet::eventually;
 use crate::topics::{Folded, Topics};
 
@@ -107,25 +108,30 @@ fn same(topic: Topic, seen: &BTreeMap<u32, Vec<Seen>>, folded: &[Folded]) -> Res
     Ok(())
 }
 
-/// Waits until every output that the log leads to is delivered: once for a `read_committed` reader, and in order for one that takes
-/// exactly the next sequence.
-pub fn all_delivered(topics: &Topics, folded: &[Folded], within: Duration) {
-    let settled = Instant::now();
-    for topic in Topic::ALL {
-        let mut last = String::new();
-        let seen = eventually(&format!("{} all delivered", topic.as_str()), within, || {
-            let seen = read(topics, topic, "read_committed");
-            match same(topic, &seen, folded) {
-                Ok(()) => Some(seen),
-                Err(what) => {
-                    if what != last {
-                        eprintln!("after {:?}: {what}", settled.elapsed());
-                        last = what;
-                    }
-                    None
+/// Waits until a topic has exactly what the log leads to, and returns what a `read_committed` reader sees.
+pub fn delivered(topics: &Topics, topic: Topic, folded: &[Folded], within: Duration) -> BTreeMap<u32, Vec<Seen>> {
+    let began = Instant::now();
+    let mut last = String::new();
+    eventually(&format!("{} all delivered", topic.as_str()), within, || {
+        let seen = read(topics, topic, "read_committed");
+        match same(topic, &seen, folded) {
+            Ok(()) => Some(seen),
+            Err(what) => {
+                if what != last {
+                    eprintln!("after {:?}: {what}", began.elapsed());
+                    last = what;
                 }
+                None
             }
-        });
+        }
+    })
+}
+
+/// Waits until every output that the log leads to is delivered: once for a `read_committed` reader, and in order for one that
+/// takes exactly the next sequence.
+pub fn all_delivered(topics: &Topics, folded: &[Folded], within: Duration) {
+    for topic in Topic::ALL {
+        let seen = delivered(topics, topic, folded, within);
         // Who can't use read_committed takes exactly the next sequence.
         let all = read(topics, topic, "read_uncommitted");
         for (partition, seen) in seen {
@@ -135,5 +141,14 @@ pub fn all_delivered(topics: &Topics, folded: &[Folded], within: Duration) {
                 assert_eq!((taken.sequence, &taken.body), (seen.sequence, &seen.body));
             }
         }
+    }
+}
+
+/// What is delivered is what the log leads to, and what the auditor makes of it.
+pub fn agree(topics: &Topics) {
+    let folded = topics.fold();
+    all_delivered(topics, &folded, Duration::from_secs(60));
+    for one in &folded {
+        assert_eq!(compare(&one.machine, &one.outputs, &one.findings), None);
     }
 }

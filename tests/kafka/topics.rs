@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use prost::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -10,6 +12,7 @@ use reckon::auditor::{Auditor, ClockSource, Entry, Findings, Word};
 use reckon::config::operator_key::OperatorKeyFile;
 use reckon::log::kafka::publish::{ControlWriter, Publisher};
 use reckon::log::kafka::{KafkaLog, KafkaSettings};
+use reckon::log::placement::partition_of;
 use reckon::log::{Batch, Log, NewRecord, Place, fingerprint};
 use reckon::machine::authority::Authority;
 use reckon::machine::clock::Source;
@@ -21,6 +24,7 @@ use reckon::wire::record::{self, Kind};
 use reckon::wire::signature::Signer;
 use tempfile::TempDir;
 
+use crate::fleet::eventually;
 use crate::served::reckon;
 
 /// A log on a broker.
@@ -52,7 +56,7 @@ impl Topics {
         let key_text = key.to_str().expect("a path");
         reckon(&["keygen", "--out", key_text]);
         let (partitions_text, replication) = (partitions.to_string(), replication.to_string());
-        let made = reckon(&[
+        let made = repeated(&[
             "--json",
             "topics",
             "create",
@@ -194,6 +198,8 @@ impl Topics {
             .set("enable.partition.eof", "true")
             .set("isolation.level", isolation)
             .set("auto.offset.reset", "earliest")
+            // The end of a partition is told by a fetch that brings nothing.
+            .set("fetch.wait.max.ms", "10")
             .create()
             .expect("a consumer")
     }
@@ -203,10 +209,40 @@ impl Topics {
         let events = self.settings.events();
         let ends = self
             .consumer("read_committed")
-            .fetch_watermarks(&events, partition as i32, std::time::Duration::from_secs(20))
+            .fetch_watermarks(&events, partition as i32, Duration::from_secs(20))
             .expect("its end");
         ends.1 as u64
     }
+}
+
+/// Runs a command that is safe to repeat until it succeeds: brokers tell of partitions just made before they lead them.
+fn repeated(args: &[&str]) -> String {
+    eventually("a command's success", Duration::from_secs(60), || {
+        let output = Command::new(env!("CARGO_BIN_EXE_reckon")).args(args).output();
+        let output = output.expect("reckon runs");
+        if !output.status.success() {
+            eprintln!("again: reckon {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+            return None;
+        }
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    })
+}
+
+/// An account's name that lives in a partition.
+pub fn living_in(account: &str, partition: u32, count: u32) -> String {
+    // Without a name it is nobody's, and rejected where it is found.
+    if account.is_empty() {
+        return String::new();
+    }
+    (0..u32::MAX)
+        .map(|n| {
+            let tail = format!("~{n}");
+            // What is too long stays so, and what is just not too long.
+            let kept = account.len().min(account.len().max(100) - tail.len());
+            format!("{}{tail}", &account[..kept])
+        })
+        .find(|name| partition_of(name, count) == partition)
+        .expect("there is one")
 }
 
 fn word(kind: Kind, bytes: &[u8]) -> Word {
