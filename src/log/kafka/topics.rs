@@ -160,7 +160,10 @@ pub fn check(settings: &KafkaSettings) -> Result<(Option<Found>, Vec<Finding>), 
                 setting: "partitions",
                 found: count.to_string(),
                 severity: Severity::Refused,
-                advice: format!("outputs of partition p go to partition p: it must have {input}, as the input has"),
+                advice: format!(
+                    "the input has {input}, and every topic must have as many as the log was made with: restore the topic. \
+                     Partitions can't be added; for more make a new log under another --topic-prefix"
+                ),
             });
         }
     }
