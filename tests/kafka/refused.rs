@@ -256,11 +256,18 @@ fn rejects(topics: &Topics, partition: u32) -> usize {
 /// Waits until a partition's rejects are delivered.
 fn await_rejects(topics: &Topics, partitions: &[u32], count: usize) {
     let name = topics.settings.output(Topic::Rejects);
-    eventually("rejects", WAIT, || {
+    let until = Instant::now() + LONG_WAIT;
+    loop {
         let seen = delivered(topics);
-        let all = partitions.iter().all(|p| seen[&(name.clone(), *p)].len() == count);
-        all.then_some(())
-    });
+        let counts: Vec<usize> = partitions.iter().map(|p| seen[&(name.clone(), *p)].len()).collect();
+        if counts.iter().all(|found| *found == count) {
+            return;
+        }
+        assert!(
+            Instant::now() < until,
+            "{count} rejects of {partitions:?} expected: {counts:?}"
+        );
+    }
 }
 
 /// The log lines of one start.
@@ -604,7 +611,8 @@ fn a_lost_store_is_folded_anew_and_nothing_is_put_out_twice() {
     std::fs::remove_dir_all(fleet.data("a")).expect("removed");
     let served = fleet.start("a");
     await_unserved(&served, &[]);
-    assert_eq!(opened_at(&fleet, "a", 0).last(), Some(&0));
+    // Behind the genesis alone.
+    assert_eq!(opened_at(&fleet, "a", 0).last(), Some(&1));
     assert_eq!(delivered(&topics), before);
     // Then it goes on behind them.
     append_garbage(&topics, &[0], "second");
@@ -645,6 +653,31 @@ fn topics_of_another_place() {
     await_unserved(&served, &[0]);
     assert_eq!(rejects(&topics, 0), 1);
     assert!(served.stop().success());
+}
+
+#[test]
+fn an_input_made_anew_under_a_running_instance() {
+    let broker = shared();
+    let admin = Admin::of(&broker.bootstrap());
+    let topics = Topics::create(&broker.bootstrap(), 1, Source::Ticks, 1);
+    let fleet = Fleet::of(&topics, &["-X", "topic.metadata.refresh.interval.ms=500"]);
+    append_garbage(&topics, &[0], "first");
+    let served = fleet.start("a");
+    await_rejects(&topics, &[0], 1);
+    let before = delivered(&topics);
+    let events = topics.settings.events();
+    admin.delete(&events);
+    admin.make(&events, 1);
+    rewrite(&topics, "other");
+    append_garbage(&topics, &[0], "more of the other");
+    let start = 0;
+    eventually("it halts or ends", LONG_WAIT, || {
+        let said = fleet.said("a");
+        (said[start..].contains("is halted") || said[start..].contains("can't go on")).then_some(())
+    });
+    eprintln!("{}", fleet.said("a"));
+    assert_eq!(delivered(&topics), before);
+    drop(served);
 }
 
 /// Writes the genesis that the topics had to an input that is made anew, and what doesn't belong there after it.
