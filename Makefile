@@ -6,7 +6,7 @@ RECKON := $(TARGET)/release/reckon
 CARGO = [ ! -f $$HOME/.cargo/env ] || . $$HOME/.cargo/env; cargo
 DEMO_DATA ?= reckon-demo
 
-.PHONY: help setup setup-tests build demo test test-local lint doc bench fuzz-short clean-demo
+.PHONY: help setup setup-tests build demo test test-local test-kafka lint doc bench fuzz-short clean-demo
 
 help: ## these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -24,11 +24,16 @@ demo: build clean-demo ## play synthetic traffic across a month's end and show w
 clean-demo: ## remove the demo's data
 	@rm -rf $(DEMO_DATA)
 
-test: test-local ## the whole test suite (real Kafka joins here with the Kafka log)
+test: test-local test-kafka ## the whole test suite, with a real Apache Kafka that the tests start themselves
 
 test-local: ## the tests that need nothing but this machine
 	@scripts/setup --for-tests
-	@$(CARGO) test --release --locked --all-targets
+	@$(CARGO) test --release --locked --lib --bins --benches --test fold --test http --test browser --test tidy --test traces --test delivery
+
+test-kafka: ## the tests on a real Apache Kafka, which is fetched with Maven and started here
+	@scripts/setup --for-tests
+	@scripts/kafka fetch
+	@$(CARGO) test --release --locked --test kafka
 
 lint: setup ## formatting and clippy, warnings denied
 	@$(CARGO) fmt --all --check

@@ -213,7 +213,8 @@ pub enum LogError {
     },
     /// A topic with another number of partitions.
     #[error(
-        "{topic} has {found} partitions, but its genesis (partition {partition}) says {wanted}: accounts would move. Partitions can't be added; make a new log under another --topic-prefix"
+        "{topic} has {found} partitions, but its genesis (partition {partition}) says {wanted}: accounts would move. Partitions \
+         can't be added; make a new log under another --topic-prefix"
     )]
     PartitionCount {
         /// Which topic.
@@ -227,7 +228,8 @@ pub enum LogError {
     },
     /// A partition of a topic that doesn't begin with its genesis.
     #[error(
-        "{topic} partition {partition} doesn't begin with its genesis at offset 0; `reckon topics create` writes it to a new topic, in an old one it was removed by retention"
+        "{topic} partition {partition} doesn't begin with its genesis at offset 0; `reckon topics create` writes it to a new \
+         topic, in an old one it was removed by retention"
     )]
     NoGenesisRecord {
         /// Which topic.
@@ -237,7 +239,8 @@ pub enum LogError {
     },
     /// A fetch from an offset that isn't there.
     #[error(
-        "partition {partition}: the next offset isn't in the topic ({cause}): history was removed or cut off. Restore the topic, or give this partition's store up so that it is folded anew from its genesis"
+        "partition {partition}: the next offset isn't in the topic ({cause}): history was removed or cut off. Restore the topic, \
+         or give this partition's store up so that it is folded anew from its genesis"
     )]
     OffsetGone {
         /// Which partition.
@@ -247,7 +250,9 @@ pub enum LogError {
     },
     /// Another record at an offset that was folded.
     #[error(
-        "partition {partition}: another record than the one that was folded is at offset {offset}: the topic was cut off and written anew (an unclean leader election?). Stopped, nothing was written; restore the topic, or give this partition's store up so that it is folded anew"
+        "partition {partition}: another record than the one that was folded is at offset {offset}: the topic was cut off and \
+         written anew (an unclean leader election?). Stopped, nothing was written; restore the topic, or give this partition's \
+         store up so that it is folded anew"
     )]
     OtherRecord {
         /// Which partition.
@@ -260,6 +265,17 @@ pub enum LogError {
     NotOwned {
         /// Which partition.
         partition: u32,
+    },
+    /// The group takes this process for another one for good.
+    #[error(
+        "the group doesn't take instance {instance} any more ({cause}): another process has joined it by the same name. Stop \
+         one of them, or give each an --instance of its own (without one, a data folder has its own)"
+    )]
+    Expelled {
+        /// This process's name in the group.
+        instance: String,
+        /// librdkafka's words.
+        cause: String,
     },
     /// Emitting came to an end; whether the last transaction counts the tails will say.
     #[error("partition {partition}, {doing}: {cause}; it is taken over anew")]
@@ -285,7 +301,8 @@ pub enum LogError {
     },
     /// An output topic without an output left that once had some.
     #[error(
-        "{topic} partition {partition} begins at offset {start} and has no output left: what was delivered can't be told. Set retention.ms and retention.bytes to -1, and restore the topic"
+        "{topic} partition {partition} begins at offset {start} and has no output left: what was delivered can't be told. Set \
+         retention.ms and retention.bytes to -1, and restore the topic"
     )]
     OutputsDropped {
         /// Which topic.

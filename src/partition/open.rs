@@ -151,6 +151,15 @@ impl Partition {
 }
 
 fn from_genesis(log: &dyn Log, number: u32, settings: &Settings) -> Result<Machine, PartitionError> {
+    let start = log.start(number)?;
+    if start > 0 {
+        return Err(LogError::HistoryLost {
+            partition: number,
+            start,
+            wanted: 0,
+        }
+        .into());
+    }
     let mut batch = Batch::default();
     log.poll(number, 0, 1, &mut batch)?;
     let genesis = batch

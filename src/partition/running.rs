@@ -168,7 +168,8 @@ impl Running {
             budget: budget.clone(),
             settings: settings.clone(),
         };
-        let sharing = Sharing::start(log, opening, partitions.clone())?;
+        let failed = watch::Sender::new(None);
+        let sharing = Sharing::start(log, opening, partitions.clone(), failed.clone())?;
         Ok(Arc::new(Self {
             log: as_log,
             local: None,
@@ -178,7 +179,7 @@ impl Running {
             stop: Stop::default(),
             ticker: Mutex::new(None),
             threads: Mutex::new(Vec::new()),
-            failed: watch::Sender::new(None),
+            failed,
             backing_up: Mutex::new(()),
         }))
     }

@@ -16,6 +16,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use super::PartitionError;
 use super::live::{Live, Stop};
 use super::running::{Opening, TICK_EVERY};
@@ -140,6 +142,8 @@ struct Work {
     tick_skews: Mutex<BTreeMap<u32, Ms>>,
     /// Wakes the ticker: a partition was taken over.
     taken: Sender<Told>,
+    /// Why this process can't go on with any partition.
+    failed: watch::Sender<Option<String>>,
 }
 
 /// Follows what the group gives and takes.
@@ -147,7 +151,18 @@ struct Following(Arc<Work>);
 
 impl Ownership for Following {
     fn assigned(&self, partitions: &[u32]) {
+        let count = self.0.partitions.len() as u32;
         for &number in partitions {
+            if number >= count {
+                let settings = self.0.log.settings();
+                self.0.end(&LogError::PartitionCount {
+                    topic: settings.events(),
+                    partition: 0,
+                    found: number + 1,
+                    wanted: count,
+                });
+                return;
+            }
             let before = lock(&self.0.owned).remove(&number);
             match own(&self.0, number, before) {
                 Ok(owned) => {
@@ -174,6 +189,10 @@ impl Ownership for Following {
             let (mutex, changed) = &*one;
             let _ = changed.wait_timeout_while(lock(mutex), left, |quiet| !*quiet);
         }
+    }
+
+    fn expelled(&self, cause: LogError) {
+        self.0.end(&cause);
     }
 }
 
@@ -203,6 +222,13 @@ fn own(work: &Arc<Work>, number: u32, before: Option<Owned>) -> std::io::Result<
 }
 
 impl Work {
+    /// Emits and answers nothing more; the process ends.
+    fn end(&self, cause: &LogError) {
+        tracing::error!(%cause, "this instance can't go on");
+        lock(&self.owned).values().for_each(|owned| owned.stop.set());
+        self.failed.send_replace(Some(cause.to_string()));
+    }
+
     /// Takes a partition over, serves and folds it, and begins anew after whatever ends that, until told to stop.
     fn follow(&self, number: u32, stop: &Stop) {
         let live = &self.partitions[number as usize];
@@ -329,6 +355,7 @@ impl Sharing {
         log: Arc<KafkaLog>,
         opening: Opening,
         partitions: Vec<Arc<Live>>,
+        failed: watch::Sender<Option<String>>,
     ) -> Result<Arc<Self>, PartitionError> {
         let (taken, told) = channel();
         let work = Arc::new(Work {
@@ -340,6 +367,7 @@ impl Sharing {
             stable: Mutex::new(BTreeMap::new()),
             tick_skews: Mutex::new(BTreeMap::new()),
             taken: taken.clone(),
+            failed,
         });
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let failed = |cause| PartitionError::Folder {
@@ -415,8 +443,7 @@ impl Sharing {
 
     /// Whether the group has taken this instance in. Owning nothing is one way of being in it.
     pub fn has_joined(&self) -> bool {
-        let in_it = |member: &Member| member.has_joined() && member.fatal().is_none();
-        self.log.member().is_some_and(in_it)
+        self.log.member().is_some_and(Member::has_joined)
     }
 
     /// Records of a partition that is served here and aren't folded, by the end of the log as it was seen last: no question to

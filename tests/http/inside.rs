@@ -9,7 +9,6 @@ use reckon::http::gatekeeper::Gatekeeper;
 use reckon::http::server::{self, Limits};
 use reckon::http::service::Service;
 use reckon::http::token_keys::KeyFolder;
-use reckon::log::Log;
 use reckon::partition::Settings;
 use reckon::partition::running::Running;
 use reckon::store::rocks::Budget;

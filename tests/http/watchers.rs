@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reckon::http::watchers::{Form, Watch, Watchers};
 use reckon::log::local::wall_clock;
-use reckon::log::{Identity, Log, NewRecord};
+use reckon::log::{Identity, NewRecord};
 use reckon::machine::clock::Source;
 use reckon::partition::account::UsageQuery;
 use reckon::partition::running::Running;

@@ -19,11 +19,7 @@ use reckon::wire::signature::Signer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-#[path = "../http/served.rs"]
-#[allow(dead_code, reason = "other tests need other parts of it")]
-mod served;
-
-use served::{Answer, Served, reckon};
+use crate::served::{Answer, Served, reckon};
 
 const ACCOUNTS: usize = 24;
 const PARTITIONS: u32 = 6;
@@ -122,13 +118,13 @@ impl Two {
     fn wait_for_calls(&self, calls: u64) {
         for served in [&self.a, &self.b] {
             within("all accounts are folded", || {
-                (0..ACCOUNTS).all(|n| self.calls_of(served, n) == Some(calls))
+                (0..ACCOUNTS).all(|n| Self::calls_of(served, n) == Some(calls))
             });
         }
     }
 
     /// Requests that the account's usage counts; `None`: no answer.
-    fn calls_of(&self, served: &Served, account: usize) -> Option<u64> {
+    fn calls_of(served: &Served, account: usize) -> Option<u64> {
         let answer = served.get(&format!("/v1/accounts/acct-{account}/usage"));
         assert_refused_or(&answer, &[200, 404]);
         (answer.status == 200).then(|| tokens(&answer) / (10 + account as u64))
@@ -394,7 +390,7 @@ fn a_killed_owner_is_missed_until_its_partitions_have_moved() {
     assert_refused_or(&refused, &[]);
     within("its partitions have moved", || {
         (0..ACCOUNTS).all(|n| {
-            let calls = two.calls_of(&two.b, n);
+            let calls = Two::calls_of(&two.b, n);
             // Never less than what was shown before.
             assert!(matches!(calls, None | Some(1)), "acct-{n}: {calls:?}");
             calls == Some(1)
@@ -443,17 +439,17 @@ fn a_frozen_owner_is_named_as_missing_and_wakes_without_a_wrong_word() {
         assert_eq!(body["partitions"].as_array().map(Vec::len), Some(3));
     }
     within("all has moved to the other", || {
-        (0..ACCOUNTS).all(|n| two.calls_of(&two.a, n) == Some(1))
+        (0..ACCOUNTS).all(|n| Two::calls_of(&two.a, n) == Some(1))
     });
     two.post_calls("c-2");
     within("more is folded", || {
-        (0..ACCOUNTS).all(|n| two.calls_of(&two.a, n) == Some(2))
+        (0..ACCOUNTS).all(|n| Two::calls_of(&two.a, n) == Some(2))
     });
     // It believes itself the owner for a moment, and must not say what was right before.
     two.b.signal("CONT");
     let (mut answered, until) = (0, Instant::now() + Duration::from_secs(8));
     while Instant::now() < until || answered == 0 {
-        let calls = two.calls_of(&two.b, account);
+        let calls = Two::calls_of(&two.b, account);
         assert!(matches!(calls, None | Some(2)), "a wrong number: {calls:?}");
         answered += usize::from(calls.is_some());
         assert!(Instant::now() < until + PATIENCE);

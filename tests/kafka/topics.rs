@@ -1,8 +1,6 @@
 //! A log of a test's own on a broker: its topics, its operator, and what is written to it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -24,14 +22,12 @@ use reckon::wire::record::{self, Kind};
 use reckon::wire::signature::Signer;
 use tempfile::TempDir;
 
-use crate::fleet::eventually;
 use crate::served::reckon;
 
 /// A log on a broker.
 pub struct Topics {
     pub settings: KafkaSettings,
     pub signer: Signer,
-    pub key: PathBuf,
     pub log_id: String,
     pub partitions: u32,
     _folder: TempDir,
@@ -56,7 +52,7 @@ impl Topics {
         let key_text = key.to_str().expect("a path");
         reckon(&["keygen", "--out", key_text]);
         let (partitions_text, replication) = (partitions.to_string(), replication.to_string());
-        let made = repeated(&[
+        let made = reckon(&[
             "--json",
             "topics",
             "create",
@@ -80,8 +76,7 @@ impl Topics {
                 prefix,
                 ..KafkaSettings::default()
             },
-            signer: OperatorKeyFile::new(key.clone()).load().expect("the key"),
-            key,
+            signer: OperatorKeyFile::new(key).load().expect("the key"),
             log_id: made["log_id"].as_str().expect("an id").to_owned(),
             partitions,
             _folder: folder,
@@ -213,19 +208,6 @@ impl Topics {
             .expect("its end");
         ends.1 as u64
     }
-}
-
-/// Runs a command that is safe to repeat until it succeeds: brokers tell of partitions just made before they lead them.
-fn repeated(args: &[&str]) -> String {
-    eventually("a command's success", Duration::from_secs(60), || {
-        let output = Command::new(env!("CARGO_BIN_EXE_reckon")).args(args).output();
-        let output = output.expect("reckon runs");
-        if !output.status.success() {
-            eprintln!("again: reckon {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-            return None;
-        }
-        Some(String::from_utf8_lossy(&output.stdout).into_owned())
-    })
 }
 
 /// An account's name that lives in a partition.

@@ -28,6 +28,8 @@ pub trait Ownership: Send + Sync {
     fn assigned(&self, partitions: &[u32]);
     /// These aren't any more: when it returns nothing more is emitted for them.
     fn revoked(&self, partitions: &[u32]);
+    /// The group won't take this process any more, whatever it does. Called once.
+    fn expelled(&self, cause: LogError);
 }
 
 struct Context {
@@ -35,16 +37,10 @@ struct Context {
     owned: Arc<Mutex<BTreeSet<u32>>>,
     ownership: Arc<dyn Ownership>,
     rebalances: Arc<AtomicU64>,
-    fatal: Arc<Mutex<Option<String>>>,
 }
 
 impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal)
-            || error.rdkafka_error_code() == Some(RDKafkaErrorCode::FencedInstanceId)
-        {
-            *lock(&self.fatal) = Some(reason.to_owned());
-        }
         tracing::debug!(%error, reason, "librdkafka");
     }
 }
@@ -99,7 +95,7 @@ pub struct Member {
     polled_ms: Arc<AtomicU64>,
     began: Instant,
     session_timeout: Duration,
-    fatal: Arc<Mutex<Option<String>>>,
+    expelled: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -108,14 +104,12 @@ impl Member {
     pub fn join(settings: &KafkaSettings, ownership: Arc<dyn Ownership>) -> Result<Self, LogError> {
         let topic = settings.events();
         let owned = Arc::new(Mutex::new(BTreeSet::new()));
-        let fatal = Arc::new(Mutex::new(None));
         let rebalances = Arc::new(AtomicU64::new(0));
         let context = Context {
             topic: topic.clone(),
             owned: Arc::clone(&owned),
-            ownership,
+            ownership: Arc::clone(&ownership),
             rebalances: Arc::clone(&rebalances),
-            fatal: Arc::clone(&fatal),
         };
         let consumer: BaseConsumer<Context> = settings
             .member()
@@ -131,11 +125,13 @@ impl Member {
             polled_ms: Arc::new(AtomicU64::new(0)),
             began: Instant::now(),
             session_timeout: settings.session_timeout,
-            fatal,
+            expelled: Arc::new(AtomicBool::new(false)),
             thread: Mutex::new(None),
         };
         let (consumer, stop) = (Arc::clone(&member.consumer), Arc::clone(&member.stop));
         let (polled_ms, began) = (Arc::clone(&member.polled_ms), member.began);
+        let expelled = Arc::clone(&member.expelled);
+        let instance = settings.instance.clone().unwrap_or_default();
         let thread = std::thread::Builder::new()
             .name("group".to_owned())
             .spawn(move || {
@@ -143,6 +139,12 @@ impl Member {
                     // Everything that is fetched before the pause is of no use here.
                     if let Some(Err(cause)) = consumer.poll(POLL_WAIT) {
                         tracing::debug!(%cause, "the group's member");
+                        if let Some((_, cause)) = consumer.client().fatal_error()
+                            && !expelled.swap(true, Ordering::AcqRel)
+                        {
+                            let instance = instance.clone();
+                            ownership.expelled(LogError::Expelled { instance, cause });
+                        }
                     }
                     polled_ms.store(began.elapsed().as_millis() as u64, Ordering::Release);
                 }
@@ -171,12 +173,7 @@ impl Member {
     pub fn is_stale(&self) -> bool {
         let polled_ms = self.polled_ms.load(Ordering::Acquire);
         let silent = (self.began.elapsed().as_millis() as u64).saturating_sub(polled_ms);
-        u128::from(silent) > self.session_timeout.as_millis()
-    }
-
-    /// Why the group doesn't take us any more: another process has our name.
-    pub fn fatal(&self) -> Option<String> {
-        lock(&self.fatal).clone()
+        u128::from(silent) > self.session_timeout.as_millis() || self.expelled.load(Ordering::Acquire)
     }
 
     /// Asks the group, by a commit under the current generation, whether the partition is still ours. `position` is committed.

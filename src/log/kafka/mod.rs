@@ -223,10 +223,18 @@ impl KafkaLog {
     }
 }
 
-/// What the log is, from the first record of each partition.
+/// What the log is, from the first record of each partition. Where retention has removed that one, a store may still go on that
+/// has folded it: each partition says so for itself. One genesis must be left.
 fn genesis(readers: &Readers, settings: &KafkaSettings, count: u32) -> Result<Identity, LogError> {
     let events = settings.events();
-    let from: Vec<(&str, u32, u64)> = (0..count).map(|p| (events.as_str(), p, 0)).collect();
+    let mut from: Vec<(&str, u32, u64)> = Vec::new();
+    let mut removed = Vec::new();
+    for partition in 0..count {
+        match readers.ends(&events, partition)?.0 {
+            0 => from.push((&events, partition, 0)),
+            start => removed.push((partition, start)),
+        }
+    }
     let mut found: BTreeMap<u32, Option<crate::wire::pb::Genesis>> = BTreeMap::new();
     let mut signature = String::new();
     let mut bad = None;
@@ -253,7 +261,7 @@ fn genesis(readers: &Readers, settings: &KafkaSettings, count: u32) -> Result<Id
             wanted: found,
         });
     }
-    for partition in 0..count {
+    for (_, partition, _) in from {
         if found.get(&partition).is_none_or(Option::is_none) {
             return Err(LogError::NoGenesisRecord {
                 topic: events,
@@ -261,7 +269,14 @@ fn genesis(readers: &Readers, settings: &KafkaSettings, count: u32) -> Result<Id
             });
         }
     }
-    let first = found.remove(&0).flatten();
+    for (partition, start) in removed {
+        tracing::warn!(
+            partition,
+            start,
+            "records were removed from the log, its genesis among them: a store of this partition that is lost can't be rebuilt"
+        );
+    }
+    let first = found.into_values().flatten().next();
     first
         .as_ref()
         .map(super::local::identity_from)

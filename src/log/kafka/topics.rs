@@ -1,11 +1,11 @@
 //! The topics: made with the settings that Reckon's promises hang on, checked against them, refused if they are others.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::fetch::Quiet;
 use super::publish::ControlWriter;
@@ -60,8 +60,12 @@ pub struct Created {
 
 const FOREVER: &str = "-1";
 
+/// How long a topic that was made just now is given before it is asked for again.
+const MADE_WAIT: Duration = Duration::from_millis(100);
+
 /// The cluster's client for questions about topics.
 struct Admin {
+    bootstrap: String,
     client: AdminClient<DefaultClientContext>,
     consumer: BaseConsumer<Quiet>,
     runtime: tokio::runtime::Runtime,
@@ -70,6 +74,7 @@ struct Admin {
 impl Admin {
     fn new(settings: &KafkaSettings) -> Result<Self, LogError> {
         Ok(Self {
+            bootstrap: settings.bootstrap.clone(),
             client: settings
                 .client()
                 .create()
@@ -87,10 +92,12 @@ impl Admin {
 
     /// Partitions of a topic, and the smallest number of replicas; `None`: there is no such topic.
     fn partitions(&self, topic: &str) -> Result<Option<(u32, usize)>, LogError> {
-        let metadata = self
-            .consumer
-            .fetch_metadata(Some(topic), ASK_TIMEOUT)
-            .map_err(|e| kafka("asking for the topics; is a broker there?", &e))?;
+        let metadata = self.consumer.fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(|e| {
+            kafka(
+                &format!("asking {} for the topics; is a broker there?", self.bootstrap),
+                &e,
+            )
+        })?;
         let found = metadata.topics().iter().find(|t| t.name() == topic);
         Ok(found.filter(|t| t.error().is_none()).map(|t| {
             let replicas = t.partitions().iter().map(|p| p.replicas().len()).min();
@@ -98,7 +105,23 @@ impl Admin {
         }))
     }
 
+    /// Where a partition ends. One that was made just now may not have come to every broker yet.
+    fn end(&self, topic: &str, partition: u32) -> Result<i64, LogError> {
+        let until = Instant::now() + ASK_TIMEOUT;
+        loop {
+            match self.consumer.fetch_watermarks(topic, partition as i32, ASK_TIMEOUT) {
+                Ok((_, end)) => return Ok(end),
+                Err(cause) if is_unknown(&cause) && Instant::now() < until => std::thread::sleep(MADE_WAIT),
+                Err(cause) => return Err(kafka("asking whether a partition is empty", &cause)),
+            }
+        }
+    }
+
     fn settings_of(&self, topics: &[String]) -> Result<Vec<ConfigResource>, LogError> {
+        // A question about nothing isn't allowed.
+        if topics.is_empty() {
+            return Ok(Vec::new());
+        }
         let wanted: Vec<ResourceSpecifier<'_>> = topics.iter().map(|t| ResourceSpecifier::Topic(t)).collect();
         let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
         self.runtime
@@ -108,6 +131,16 @@ impl Admin {
             .map(|r| r.map_err(|code| broker("asking for the topics' settings (DESCRIBE_CONFIGS allowed?)", code)))
             .collect()
     }
+}
+
+fn is_unknown(cause: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{
+        LeaderNotAvailable, NotLeaderForPartition, UnknownPartition, UnknownTopic, UnknownTopicOrPartition,
+    };
+    matches!(
+        cause.rdkafka_error_code(),
+        Some(LeaderNotAvailable | NotLeaderForPartition | UnknownPartition | UnknownTopic | UnknownTopicOrPartition)
+    )
 }
 
 fn names(settings: &KafkaSettings) -> Vec<String> {
@@ -160,7 +193,10 @@ pub fn check(settings: &KafkaSettings) -> Result<(Option<Found>, Vec<Finding>), 
                 setting: "partitions",
                 found: count.to_string(),
                 severity: Severity::Refused,
-                advice: format!("outputs of partition p go to partition p: it must have {input}, as the input has"),
+                advice: format!(
+                    "the input has {input}, and every topic must have as many as the log was made with: restore the topic. \
+                     Partitions can't be added; for more make a new log under another --topic-prefix"
+                ),
             });
         }
     }
@@ -349,11 +385,7 @@ pub fn create(
     // Looked at now, when nobody else can be writing genesis records.
     let mut empty = Vec::new();
     for partition in 0..count {
-        let (_, end) = admin
-            .consumer
-            .fetch_watermarks(events, partition as i32, ASK_TIMEOUT)
-            .map_err(|e| kafka("asking whether a partition is empty", &e))?;
-        if end == 0 {
+        if admin.end(events, partition)? == 0 {
             empty.push((Place::One(partition), genesis(partition)));
         }
     }
