@@ -12,7 +12,7 @@
 
 pub mod emitter;
 mod fetch;
-mod ffi;
+pub(crate) mod ffi;
 pub mod group;
 pub mod history;
 pub mod owners;
