@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use prost::Message as _;
-use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
@@ -19,7 +19,7 @@ use crate::cli::config::Given;
 use crate::config::Config;
 use crate::log::Log;
 use crate::log::kafka::ffi::Queue;
-use crate::log::kafka::{KafkaLog, KafkaSettings};
+use crate::log::kafka::{KafkaLog, KafkaSettings, Quiet};
 use crate::partition::running::Running;
 use crate::wire::pb;
 
@@ -27,7 +27,7 @@ use crate::wire::pb;
 const WAIT: Duration = Duration::from_millis(100);
 
 /// How often it is looked how far the folds are.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// How long a stage may take.
 const STAGE_MAX: Duration = Duration::from_secs(600);
@@ -124,9 +124,9 @@ fn report(records: u64, took: Duration, cpu_us: u64, rest: Value) -> Value {
 /// Reads every partition to its end by one client with Reckon's own settings.
 fn consume(
     settings: &KafkaSettings,
-    read: impl FnOnce(&Arc<BaseConsumer<DefaultConsumerContext>>, usize) -> Result<u64, CliError>,
+    read: impl FnOnce(&Arc<BaseConsumer<Quiet>>, usize) -> Result<u64, CliError>,
 ) -> Result<Value, CliError> {
-    let consumer: BaseConsumer<DefaultConsumerContext> = settings.fetcher().create().map_err(failed)?;
+    let consumer: BaseConsumer<Quiet> = settings.fetcher().create_with_context(Quiet).map_err(failed)?;
     let consumer = Arc::new(consumer);
     let events = settings.events();
     let metadata = consumer.fetch_metadata(Some(&events), STAGE_MAX).map_err(failed)?;
@@ -143,11 +143,7 @@ fn consume(
     Ok(report(records, took, spent::cpu_us() - cpu, json!({})))
 }
 
-fn poll(
-    consumer: &BaseConsumer<DefaultConsumerContext>,
-    partitions: usize,
-    mut each: impl FnMut(&[u8]),
-) -> Result<u64, CliError> {
+fn poll(consumer: &BaseConsumer<Quiet>, partitions: usize, mut each: impl FnMut(&[u8])) -> Result<u64, CliError> {
     let (mut ended, mut records) = (0, 0);
     while ended < partitions {
         match consumer.poll(WAIT) {
@@ -163,7 +159,7 @@ fn poll(
     Ok(records)
 }
 
-fn take(consumer: &Arc<BaseConsumer<DefaultConsumerContext>>, partitions: usize) -> Result<u64, CliError> {
+fn take(consumer: &Arc<BaseConsumer<Quiet>>, partitions: usize) -> Result<u64, CliError> {
     let mut queue = Queue::of(Arc::clone(consumer)).ok_or_else(|| failed("the client has no queue"))?;
     let (mut ended, mut records, mut wrong) = (0, 0, None);
     while ended < partitions && wrong.is_none() {

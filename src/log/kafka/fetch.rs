@@ -37,7 +37,7 @@ const FULL_WAIT: Duration = Duration::from_millis(50);
 const POLL_WAIT: Duration = Duration::from_millis(20);
 
 /// What clients tell beside answers.
-pub(super) struct Quiet;
+pub(crate) struct Quiet;
 
 impl ClientContext for Quiet {
     fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {

@@ -1,6 +1,6 @@
 //! The topics: made with the settings that Reckon's promises hang on, checked against them, refused if they are others.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -96,6 +96,32 @@ impl Admin {
             let replicas = t.partitions().iter().map(|p| p.replicas().len()).min();
             (t.partitions().len() as u32, replicas.unwrap_or(0))
         }))
+    }
+
+    /// Where a partition ends. One that was made just now is known to the brokers a moment later.
+    fn end(&self, topic: &str, partition: u32) -> Result<i64, LogError> {
+        let until = Instant::now() + ASK_TIMEOUT;
+        loop {
+            match self.consumer.fetch_watermarks(topic, partition as i32, ASK_TIMEOUT) {
+                Ok((_, end)) => return Ok(end),
+                Err(cause)
+                    if Instant::now() < until
+                        && matches!(
+                            cause.rdkafka_error_code(),
+                            Some(
+                                RDKafkaErrorCode::UnknownPartition
+                                    | RDKafkaErrorCode::UnknownTopic
+                                    | RDKafkaErrorCode::UnknownTopicOrPartition
+                                    | RDKafkaErrorCode::LeaderNotAvailable
+                                    | RDKafkaErrorCode::NotLeaderForPartition
+                            )
+                        ) =>
+                {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(cause) => return Err(kafka("asking whether a partition is empty", &cause)),
+            }
+        }
     }
 
     fn settings_of(&self, topics: &[String]) -> Result<Vec<ConfigResource>, LogError> {
@@ -349,11 +375,7 @@ pub fn create(
     // Looked at now, when nobody else can be writing genesis records.
     let mut empty = Vec::new();
     for partition in 0..count {
-        let (_, end) = admin
-            .consumer
-            .fetch_watermarks(events, partition as i32, ASK_TIMEOUT)
-            .map_err(|e| kafka("asking whether a partition is empty", &e))?;
-        if end == 0 {
+        if admin.end(events, partition)? == 0 {
             empty.push((Place::One(partition), genesis(partition)));
         }
     }
