@@ -34,6 +34,9 @@ pub struct Bench {
 enum What {
     Fold(Fold),
     Serve(super::bench_serve::BenchServe),
+    Kafka(super::bench_kafka::BenchKafka),
+    #[command(hide = true)]
+    KafkaStage(super::bench_kafka::Stage),
 }
 
 /// Events a second on one core, from their bytes to the committed store
@@ -385,6 +388,8 @@ impl Bench {
         match self.what {
             What::Fold(fold) => fold.run(json),
             What::Serve(serve) => serve.run(json),
+            What::Kafka(kafka) => kafka.run(json),
+            What::KafkaStage(stage) => stage.run(),
         }
     }
 }

@@ -24,6 +24,9 @@ const HOLD_MAX: Duration = Duration::from_micros(500);
 /// How long the fold waits for records before it looks whether to commit or to stop.
 const IDLE_WAIT: Duration = Duration::from_millis(50);
 
+/// Bytes of records that came at once, from which on the fold is behind: some thousand records.
+const BEHIND_BYTES: usize = 1 << 20;
+
 /// Where a partition stands: what a read answers for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
@@ -232,11 +235,19 @@ impl Live {
             if self.log.wait(self.number, from, IDLE_WAIT)? {
                 self.log.poll(self.number, from, poll_bytes, &mut batch)?;
                 self.read(|p| p.check_leader(&batch)).unwrap_or(Ok(()))?;
+                self.write(|p| {
+                    p.behind = batch.bytes_len() >= BEHIND_BYTES;
+                    Ok(())
+                })?;
                 if !self.fold_batch(&batch, stop)? {
                     return Ok(());
                 }
             } else {
-                if self.write(Partition::check_tails)?.is_none() {
+                let idle = self.write(|p| {
+                    p.behind = false;
+                    p.check_tails()
+                })?;
+                if idle.is_none() {
                     return Ok(());
                 }
                 if self.read(Partition::undelivered).unwrap_or(0) > 0 {

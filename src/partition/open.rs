@@ -127,6 +127,7 @@ impl Partition {
             committed_at: Instant::now(),
             prune_below: None,
             caught_up: false,
+            behind: false,
             last,
             scratch: Vec::new(),
             machine,

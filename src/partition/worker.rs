@@ -40,6 +40,9 @@ const FLUSH_PARTS: u64 = 48;
 /// … or for so many times `flush_ms`: the log keeps what isn't flushed.
 const FLUSH_WAITS: u64 = 64;
 
+/// So many times larger commits are, in events and time, while the fold is behind.
+const BEHIND_TIMES: u64 = 5;
+
 /// Position and forget line up to which the store is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flushed {
@@ -93,6 +96,9 @@ pub struct Partition {
     pub(super) prune_below: Option<u64>,
     /// The store has reached the tail of every output topic: from then on outputs go out, and are new.
     pub(super) caught_up: bool,
+    /// More waits in the log than is folded in a moment: commits are larger then, for they cost less an event, and what they
+    /// put out is late anyway.
+    pub(super) behind: bool,
     /// The last record that was folded.
     pub(super) last: Option<LastRecord>,
     pub(super) scratch: Vec<Vec<u8>>,
@@ -326,9 +332,11 @@ impl Partition {
     /// Whether enough is folded, or enough time gone by, for a commit.
     pub fn is_commit_due(&self) -> bool {
         let since = self.machine.position.next_offset - self.committed.next_offset;
-        since >= self.settings.commit_events
+        let times = if self.behind { BEHIND_TIMES } else { 1 };
+        since >= self.settings.commit_events.saturating_mul(times)
             || self.machine.outputs.forwards.len() >= forwarding::WAITING_MAX
-            || (self.has_uncommitted() && self.committed_at.elapsed().as_millis() as u64 >= self.settings.commit_ms)
+            || (self.has_uncommitted()
+                && self.committed_at.elapsed().as_millis() as u64 >= self.settings.commit_ms.saturating_mul(times))
     }
 
     /// Outputs that are decided and committed, and not known to be delivered.

@@ -30,14 +30,15 @@ use crate::wire::record::{Forwarded, Headers, Kind};
 /// Bytes in a basket at which the poll thread waits for its fold.
 const BASKET_BYTES: usize = 8 << 20;
 
-/// How long the poll thread waits for a full basket before it pauses the partition.
-const FULL_WAIT: Duration = Duration::from_millis(50);
+/// How long the poll thread waits for a full basket before it pauses the partition: long enough for a fold that only lacks a
+/// processor, since what the client has fetched of a partition that is paused is thrown away and fetched again.
+const FULL_WAIT: Duration = Duration::from_millis(250);
 
 /// How long the poll thread waits for records before it looks whether to stop, or whom to resume.
 const POLL_WAIT: Duration = Duration::from_millis(20);
 
 /// What clients tell beside answers.
-pub(super) struct Quiet;
+pub(crate) struct Quiet;
 
 impl ClientContext for Quiet {
     fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
@@ -63,14 +64,14 @@ struct Basket {
     paused: bool,
     /// Number of the assignment it is for.
     assignment: u64,
+    /// Something came into it. One for each basket: what comes for one partition wakes no other's fold.
+    filled: Arc<Condvar>,
 }
 
 struct Shared {
     baskets: Mutex<BTreeMap<u32, Basket>>,
     /// How many assignments there were so far.
     assignments: AtomicU64,
-    /// Something came into a basket.
-    filled: Condvar,
     /// A basket was taken.
     taken: Condvar,
     stop: AtomicBool,
@@ -135,7 +136,6 @@ impl Fetcher {
         let shared = Arc::new(Shared {
             baskets: Mutex::new(BTreeMap::new()),
             assignments: AtomicU64::new(0),
-            filled: Condvar::new(),
             taken: Condvar::new(),
             stop: AtomicBool::new(false),
         });
@@ -175,11 +175,11 @@ impl Fetcher {
 
     /// No longer fetches a partition.
     pub fn unfollow(&self, partition: u32) -> Result<(), LogError> {
-        if lock(&self.shared.baskets).remove(&partition).is_none() {
+        let Some(basket) = lock(&self.shared.baskets).remove(&partition) else {
             return Ok(());
-        }
+        };
         self.shared.taken.notify_all();
-        self.shared.filled.notify_all();
+        basket.filled.notify_all();
         let mut list = TopicPartitionList::new();
         list.add_partition(&self.topic, partition as i32);
         self.consumer
@@ -211,16 +211,14 @@ impl Fetcher {
         let until = Instant::now() + timeout;
         let mut baskets = lock(&self.shared.baskets);
         loop {
-            match baskets.get(&partition) {
-                Some(basket) if basket.batch.is_empty() && basket.failed.is_none() => {}
+            let filled = match baskets.get(&partition) {
+                Some(basket) if basket.batch.is_empty() && basket.failed.is_none() => Arc::clone(&basket.filled),
                 _ => return true,
-            }
+            };
             let Some(left) = until.checked_duration_since(Instant::now()) else {
                 return false;
             };
-            let (guard, _) = self
-                .shared
-                .filled
+            let (guard, _) = filled
                 .wait_timeout(baskets, left)
                 .unwrap_or_else(PoisonError::into_inner);
             baskets = guard;
@@ -267,7 +265,7 @@ struct Poll {
 impl Poll {
     fn run(mut self) {
         let mut signature = String::new();
-        let mut fetched: BTreeMap<u32, Batch> = BTreeMap::new();
+        let mut fetched: Vec<Batch> = Vec::new();
         let mut failed: Vec<(u32, LogError)> = Vec::new();
         let mut ends: Vec<(u32, u64)> = Vec::new();
         while !self.shared.stop.load(Ordering::Acquire) {
@@ -277,7 +275,13 @@ impl Poll {
             self.queue.take(POLL_WAIT, |message| {
                 let partition = u32::try_from(message.partition()).unwrap_or(u32::MAX);
                 match message.error() {
-                    None => put(message, fetched.entry(partition).or_default(), &mut signature),
+                    None => {
+                        let at = partition as usize;
+                        if at >= fetched.len() {
+                            fetched.resize_with(at + 1, Batch::default);
+                        }
+                        put(message, &mut fetched[at], &mut signature);
+                    }
                     Some(RDKafkaErrorCode::PartitionEOF) => ends.push((partition, message.offset())),
                     Some(code) => {
                         if let Some(cause) = fetch_error(partition, code, message) {
@@ -299,23 +303,23 @@ impl Poll {
         &self,
         ends: &mut Vec<(u32, u64)>,
         assignments: u64,
-        fetched: &mut BTreeMap<u32, Batch>,
+        fetched: &mut [Batch],
         failed: &mut Vec<(u32, LogError)>,
     ) -> Vec<u32> {
         let mut full = Vec::new();
+        let mut told = Vec::new();
         let mut baskets = lock(&self.shared.baskets);
-        let mut any = !failed.is_empty();
-        for (partition, batch) in fetched.iter_mut().filter(|(_, b)| !b.is_empty()) {
+        for (partition, batch) in (0u32..).zip(fetched).filter(|(_, b)| !b.is_empty()) {
             // Of a partition that was let go nothing is of use.
-            if let Some(basket) = baskets.get_mut(partition).filter(|b| b.assignment <= assignments) {
-                any = true;
+            if let Some(basket) = baskets.get_mut(&partition).filter(|b| b.assignment <= assignments) {
+                told.push(Arc::clone(&basket.filled));
                 if basket.batch.is_empty() {
                     std::mem::swap(&mut basket.batch, batch);
                 } else {
                     basket.batch.append(batch);
                 }
                 if basket.batch.bytes_len() >= BASKET_BYTES {
-                    full.push(*partition);
+                    full.push(partition);
                 }
             }
             batch.clear();
@@ -328,12 +332,11 @@ impl Poll {
         for (partition, cause) in failed.drain(..) {
             if let Some(basket) = baskets.get_mut(&partition).filter(|b| b.assignment <= assignments) {
                 basket.failed = Some(cause);
+                told.push(Arc::clone(&basket.filled));
             }
         }
         drop(baskets);
-        if any {
-            self.shared.filled.notify_all();
-        }
+        told.iter().for_each(|filled| filled.notify_all());
         full
     }
 

@@ -12,7 +12,7 @@
 
 pub mod emitter;
 mod fetch;
-mod ffi;
+pub(crate) mod ffi;
 pub mod group;
 pub mod history;
 pub mod outputs;
@@ -33,7 +33,8 @@ use crate::machine::output::{Output, Tail, Topic};
 use crate::model::Ms;
 use crate::wire::record::Kind;
 use emitter::{Emitter, read_output};
-use fetch::{Fetcher, Quiet};
+use fetch::Fetcher;
+pub(crate) use fetch::Quiet;
 use group::{Member, Ownership};
 use publish::Publisher;
 use rdkafka::consumer::{BaseConsumer, Consumer};

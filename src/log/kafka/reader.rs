@@ -19,8 +19,9 @@ use crate::log::LogError;
 /// How long one wait for an answer is, of many within a reading's time.
 const WAIT: Duration = Duration::from_millis(100);
 
-/// Clients kept at most.
-const KEPT_MAX: usize = 4;
+/// Clients kept at most: one for every partition that is taken over at a time, of a topic of ordinary size. Making one, and
+/// letting go of one, takes longer than what it reads.
+const KEPT_MAX: usize = 16;
 
 /// What a reading wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
