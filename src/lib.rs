@@ -13,7 +13,7 @@
 //! | [`machine`] | the fold: clock, evidence, verdicts, settling, usage, rating, closing, adjustments | I/O, wall clock, randomness, floats, panics |
 //! | [`auditor`] | a second computation of calls and usage, written from the rules alone | share code with the machine |
 //! | [`store`] | one partition in RocksDB: every key in `keys.rs`, every value in `values.rs` | decide anything |
-//! | [`log`] | the ordered input and the outputs: in memory, and embedded on local disk | know what a record says |
+//! | [`log`] | the ordered input and the outputs: in memory, embedded on local disk, and on Kafka | know what a record says |
 //! | [`partition`] | the shell around one machine: poll, decode, bring in, apply, commit, emit; reads beside it; backups | know a rule |
 //! | [`http`] | the service: events in, reads, streams, pages and outputs out; tokens, metrics | know a rule, or hold state that a bill hangs on |
 //! | [`workload`] | made-up and recorded traffic, by seed | |
@@ -49,6 +49,13 @@
 //! then is it acknowledged. The partition's thread ([`partition::running`], [`partition::live`]) polls it from the log like any
 //! record. Nothing is handed from a handler to the fold but through the log.
 //!
+//! *On Kafka.* A member of the consumer group says which partitions are ours ([`log::kafka::group`]), one client fetches them all
+//! ([`log::kafka`]), a thread each folds them ([`partition::sharing`]). Before it folds, an owner takes the partition over: it asks
+//! the group, fences older owners, writes a barrier and reads past it what was delivered ([`log::kafka::emitter`]); what is decided
+//! up to there is compared before it is written, and nothing goes out before the store has reached it. The operator's records are
+//! signed ([`wire::signature`], [`machine::authority`]), misplaced events are forwarded ([`machine::forward`]). A read of an account
+//! that another instance owns is handed to that one.
+//!
 //! *A read's way.* The fold holds the partition's lock for half a millisecond at a time. A read takes, under that lock, copies of
 //! what memory holds of one account and a snapshot of the store, lets go, reads the snapshot ([`partition::account`]), and is
 //! answered with the partition, offset and clock at which it stands. Whoever follows an account's stream is told by one hub a
@@ -61,7 +68,9 @@
 //! | what of an event in another partition? | [`machine::forward`], `partition::forwarding` |
 //! | when does May close? | [`machine::close`] |
 //! | what is on disk? | [`store::keys`], [`log::local`] |
-//! | when is an event acknowledged? | [`log::local`] |
+//! | when is an event acknowledged? | [`log::local`], [`log::kafka::publish`] |
+//! | what if two believe that they own a partition? | [`log::kafka::emitter`] |
+//! | who may change a price? | [`machine::authority`] |
 //! | what may this token do? | [`http::caller`], [`http::gatekeeper`] |
 //! | what does a restart do? | [`partition::open`] |
 //! | what does a backup hold? | [`partition::backup`] |
@@ -75,6 +84,8 @@
 //! * No record is dropped silently: what isn't folded is in the rejects output with reason, field, cure and bytes.
 //! * No call is forgotten while an event for it can still be accepted (RULES §5).
 //! * No float, no clock, no hash order in what decides money; integers of 10^-9 and `rust_decimal`, rounded once a line.
+//! * No output of an owner that was fenced counts; none is held back because the group's offset says so.
+//! * No control record counts on a log that others write, but one that an operator's key has signed for that log.
 //! * No log record is removed that the flushed store still needs.
 //! * No event is acknowledged before it is durable; no read shows half a record; none waits for the fold longer than a commit.
 //! * No route answers without having asked who asks, but those that say whether the process lives.

@@ -277,7 +277,23 @@ fn genesis(readers: &Readers, settings: &KafkaSettings, count: u32) -> Result<Id
             "records were removed from the log, its genesis among them: a store of this partition that is lost can't be rebuilt"
         );
     }
-    let first = found.into_values().flatten().next();
+    let mut found = found.into_iter().filter_map(|(partition, genesis)| Some((partition, genesis?)));
+    let first = found.next().map(|(_, genesis)| genesis);
+    // One log: the same id, clock and keys everywhere.
+    let differs = |other: &crate::wire::pb::Genesis| {
+        let same = |one: &crate::wire::pb::Genesis| {
+            one.log_id == other.log_id && one.clock_source == other.clock_source && one.keys == other.keys
+        };
+        !first.as_ref().is_some_and(same)
+    };
+    if let Some((partition, _)) = found.find(|(_, other)| differs(other)) {
+        return Err(LogError::Topics {
+            what: format!(
+                "{events}: the genesis of partition {partition} names another log, clock source or keys than the first one does; \
+                 make a new log under another --topic-prefix"
+            ),
+        });
+    }
     first
         .as_ref()
         .map(super::local::identity_from)

@@ -110,3 +110,16 @@ fn metrics_md_lists_the_metrics() {
         table()
     );
 }
+
+#[test]
+fn the_compose_file_is_one() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for profile in ["", "embedded"] {
+        let output = Command::new("docker-compose")
+            .args(["--profile", profile, "config", "--quiet"])
+            .current_dir(root)
+            .output()
+            .expect("docker-compose, which `scripts/setup --for-tests` installs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
