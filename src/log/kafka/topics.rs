@@ -1,6 +1,6 @@
 //! The topics: made with the settings that Reckon's promises hang on, checked against them, refused if they are others.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -289,6 +289,32 @@ pub fn open(settings: &KafkaSettings) -> Result<Found, LogError> {
     }
 }
 
+/// Where a partition ends that may have been made just now: brokers hear of new topics a moment later.
+fn end_of_new(consumer: &BaseConsumer<Quiet>, events: &str, partition: u32) -> Result<i64, LogError> {
+    let until = Instant::now() + ASK_TIMEOUT;
+    loop {
+        match consumer.fetch_watermarks(events, partition as i32, ASK_TIMEOUT) {
+            Ok((_, end)) => return Ok(end),
+            Err(cause)
+                if Instant::now() < until
+                    && matches!(
+                        cause.rdkafka_error_code(),
+                        Some(
+                            RDKafkaErrorCode::UnknownPartition
+                                | RDKafkaErrorCode::UnknownTopic
+                                | RDKafkaErrorCode::UnknownTopicOrPartition
+                                | RDKafkaErrorCode::LeaderNotAvailable
+                                | RDKafkaErrorCode::NotLeaderForPartition
+                        )
+                    ) =>
+            {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Err(cause) => return Err(kafka("asking whether a partition is empty", &cause)),
+        }
+    }
+}
+
 /// Makes the topics that aren't there, and writes each partition's genesis. Safe to repeat. `sign` signs a genesis' bytes.
 pub fn create(
     settings: &KafkaSettings,
@@ -349,10 +375,7 @@ pub fn create(
     // Looked at now, when nobody else can be writing genesis records.
     let mut empty = Vec::new();
     for partition in 0..count {
-        let (_, end) = admin
-            .consumer
-            .fetch_watermarks(events, partition as i32, ASK_TIMEOUT)
-            .map_err(|e| kafka("asking whether a partition is empty", &e))?;
+        let end = end_of_new(&admin.consumer, events, partition)?;
         if end == 0 {
             empty.push((Place::One(partition), genesis(partition)));
         }
