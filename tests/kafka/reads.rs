@@ -620,7 +620,7 @@ fn control_is_taken_in_signed_envelopes_alone() {
     }
 
     let lines = [
-        envelope(&operator, &control("z", 0, zone("acct-0"))),
+        envelope(&operator, &control("z", 0, zone("berlin"))),
         envelope(&operator, &control("h", 1, hold)),
     ]
     .join("\n");
@@ -642,13 +642,13 @@ fn control_is_taken_in_signed_envelopes_alone() {
     for served in [&two.a, &two.b] {
         within("the records are folded", || {
             let period = served.get(&format!("/v1/periods/{month}")).json();
-            let usage = served.get("/v1/accounts/acct-0/usage").json();
+            let usage = served.get("/v1/accounts/berlin/usage").json();
             period["held_for_everyone"] == true && usage["time_zone"] == "Europe/Berlin"
         });
     }
     // By a key that isn't the operator's: taken, and rejected by the fold, which knows the keys.
     let other = Signer::new(operator.key_id(), KeyPair::from_secret(&[7; 32]));
-    let taken = post(&two.a, &envelope(&other, &control("w", 0, zone("acct-1"))));
+    let taken = post(&two.a, &envelope(&other, &control("w", 0, zone("paris"))));
     assert_eq!(taken.status, 200, "{}", taken.text);
     let partition = taken.json()["results"][0]["partition"].clone();
     let rejects = two
@@ -659,7 +659,7 @@ fn control_is_taken_in_signed_envelopes_alone() {
         rejects["outputs"][0]["rejected"]["reason"], "not_authorised",
         "{rejects}"
     );
-    assert_eq!(two.a.get("/v1/accounts/acct-1/usage").json()["time_zone"], "UTC");
+    assert_eq!(two.a.get("/v1/accounts/paris/usage").status, 404);
 }
 
 #[test]
