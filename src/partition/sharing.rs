@@ -137,6 +137,7 @@ struct Work {
     owned: Mutex<BTreeMap<u32, Owned>>,
     halted: Mutex<BTreeMap<u32, String>>,
     stable: Mutex<BTreeMap<u32, StableEnd>>,
+    skews_ms: Mutex<BTreeMap<u32, Ms>>,
     /// Wakes the ticker: a partition was taken over.
     taken: Sender<Told>,
 }
@@ -288,9 +289,7 @@ impl Work {
             match self.log.append(live.number, vec![record]) {
                 Ok(receipts) => {
                     if let Some(receipt) = receipts.first() {
-                        let skew_ms = receipt.append_ms - now;
-                        metrics::gauge!("reckon_tick_skew_ms", "partition" => live.number.to_string())
-                            .set(skew_ms as f64);
+                        lock(&self.skews_ms).insert(live.number, receipt.append_ms - now);
                     }
                 }
                 Err(cause) => {
@@ -338,6 +337,7 @@ impl Sharing {
             owned: Mutex::new(BTreeMap::new()),
             halted: Mutex::new(BTreeMap::new()),
             stable: Mutex::new(BTreeMap::new()),
+            skews_ms: Mutex::new(BTreeMap::new()),
             taken: taken.clone(),
         });
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -390,6 +390,11 @@ impl Sharing {
     /// How the last stable offsets stand.
     pub fn stable_ends(&self) -> BTreeMap<u32, StableEnd> {
         lock(&self.work.stable).clone()
+    }
+
+    /// How far the brokers' time was ahead of this machine's at the last tick of each partition, in milliseconds.
+    pub fn tick_skews_ms(&self) -> BTreeMap<u32, Ms> {
+        lock(&self.work.skews_ms).clone()
     }
 
     /// Whether partitions may have gone to another while this process was held up: then it answers no reads.
