@@ -276,14 +276,14 @@ fn collect_sharing(sharing: &Sharing) {
     gauge!("reckon_partitions_owned").set(owned.len() as f64);
     gauge!("reckon_group_joined").set(f64::from(u8::from(sharing.has_joined())));
     gauge!("reckon_held_up").set(f64::from(u8::from(sharing.is_stale())));
-    let (halted, ends) = (sharing.halted(), sharing.stable_ends());
-    for (number, skew_ms) in sharing.tick_skews() {
-        gauge!("reckon_tick_skew_ms", "partition" => number.to_string()).set(skew_ms as f64);
-    }
+    let (halted, ends, skews_ms) = (sharing.halted(), sharing.stable_ends(), sharing.tick_skews_ms());
     for number in owned {
         let of_partition = [Label::new("partition", number.to_string())];
         let is_halted = halted.contains_key(&number);
         gauge!("reckon_partition_halted", of_partition.iter()).set(f64::from(u8::from(is_halted)));
+        if let Some(skew_ms) = skews_ms.get(&number) {
+            gauge!("reckon_tick_skew_ms", of_partition.iter()).set(*skew_ms as f64);
+        }
         if let Some(end) = ends.get(&number) {
             let unstable = end.high.saturating_sub(end.stable);
             gauge!("reckon_unstable_records", of_partition.iter()).set(unstable as f64);

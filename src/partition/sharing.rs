@@ -139,7 +139,7 @@ struct Work {
     owned: Mutex<BTreeMap<u32, Owned>>,
     halted: Mutex<BTreeMap<u32, String>>,
     stable: Mutex<BTreeMap<u32, StableEnd>>,
-    tick_skews: Mutex<BTreeMap<u32, Ms>>,
+    skews_ms: Mutex<BTreeMap<u32, Ms>>,
     /// Wakes the ticker: a partition was taken over.
     taken: Sender<Told>,
     /// Why this process can't go on with any partition.
@@ -315,8 +315,7 @@ impl Work {
             match self.log.append(live.number, vec![record]) {
                 Ok(receipts) => {
                     if let Some(receipt) = receipts.first() {
-                        let skew_ms = receipt.append_ms - now;
-                        lock(&self.tick_skews).insert(live.number, skew_ms);
+                        lock(&self.skews_ms).insert(live.number, receipt.append_ms - now);
                     }
                 }
                 Err(cause) => {
@@ -365,7 +364,7 @@ impl Sharing {
             owned: Mutex::new(BTreeMap::new()),
             halted: Mutex::new(BTreeMap::new()),
             stable: Mutex::new(BTreeMap::new()),
-            tick_skews: Mutex::new(BTreeMap::new()),
+            skews_ms: Mutex::new(BTreeMap::new()),
             taken: taken.clone(),
             failed,
         });
@@ -421,9 +420,9 @@ impl Sharing {
         lock(&self.work.stable).clone()
     }
 
-    /// The broker's time minus this machine's at each partition's last tick.
-    pub fn tick_skews(&self) -> BTreeMap<u32, Ms> {
-        lock(&self.work.tick_skews).clone()
+    /// How far the brokers' time was ahead of this machine's at the last tick of each partition, in milliseconds.
+    pub fn tick_skews_ms(&self) -> BTreeMap<u32, Ms> {
+        lock(&self.work.skews_ms).clone()
     }
 
     /// Whether partitions may have gone to another while this process was held up: then it answers no reads.

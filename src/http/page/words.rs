@@ -131,7 +131,12 @@ pub fn refusal(code: Code) -> Option<(&'static str, &'static str)> {
             "Not your account",
             "Your sign-in doesn’t cover this page. Sign in again with a token for this account.",
         ),
-        Code::NotServed | Code::Behind | Code::ShuttingDown => (
+        Code::NotServed
+        | Code::Behind
+        | Code::ShuttingDown
+        | Code::OwnerSilent
+        | Code::HeldUp
+        | Code::LogUnavailable => (
             "Back in a moment",
             "The service is starting or stopping. Load the page again in a few seconds.",
         ),

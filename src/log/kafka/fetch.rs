@@ -11,7 +11,7 @@
 //! once that is open.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -62,16 +62,18 @@ struct Basket {
     /// Nothing below is still to come, once the batch is taken: markers of transactions stand where no record does.
     read_up_to: u64,
     paused: bool,
-    /// Number of the assignment it is for.
-    assignment: u64,
     /// Something came into it. One for each basket: what comes for one partition wakes no other's fold.
     filled: Arc<Condvar>,
+    /// What was taken is being folded: it is neither here nor done.
+    in_hands: bool,
 }
 
 struct Shared {
     baskets: Mutex<BTreeMap<u32, Basket>>,
-    /// How many assignments there were so far.
-    assignments: AtomicU64,
+    /// Held from taking records off the client's queue until they are in their baskets, and while partitions are assigned or let
+    /// go. So nothing that is handed over is of an assignment that is over, and nothing of a new one is taken for that: either
+    /// way records would be skipped without a trace.
+    steady: parking_lot::Mutex<()>,
     /// A basket was taken.
     taken: Condvar,
     stop: AtomicBool,
@@ -135,7 +137,7 @@ impl Fetcher {
             .ok_or_else(|| broker("making the client that fetches", "it has no queue"))?;
         let shared = Arc::new(Shared {
             baskets: Mutex::new(BTreeMap::new()),
-            assignments: AtomicU64::new(0),
+            steady: parking_lot::Mutex::new(()),
             taken: Condvar::new(),
             stop: AtomicBool::new(false),
         });
@@ -159,12 +161,9 @@ impl Fetcher {
 
     /// Begins to fetch a partition at an offset.
     pub fn follow(&self, partition: u32, from: u64) -> Result<(), LogError> {
-        self.unfollow(partition)?;
-        let basket = Basket {
-            assignment: self.shared.assignments.fetch_add(1, Ordering::AcqRel) + 1,
-            ..Basket::default()
-        };
-        lock(&self.shared.baskets).insert(partition, basket);
+        let _steady = self.shared.steady.lock();
+        self.let_go(partition)?;
+        lock(&self.shared.baskets).insert(partition, Basket::default());
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&self.topic, partition as i32, Offset::Offset(from as i64))
             .map_err(|e| kafka("assigning a partition", &e))?;
@@ -175,6 +174,11 @@ impl Fetcher {
 
     /// No longer fetches a partition.
     pub fn unfollow(&self, partition: u32) -> Result<(), LogError> {
+        let _steady = self.shared.steady.lock();
+        self.let_go(partition)
+    }
+
+    fn let_go(&self, partition: u32) -> Result<(), LogError> {
         let Some(basket) = lock(&self.shared.baskets).remove(&partition) else {
             return Ok(());
         };
@@ -200,6 +204,7 @@ impl Fetcher {
             return Err(LogError::NotOwned { partition });
         };
         std::mem::swap(&mut basket.batch, batch);
+        basket.in_hands = !batch.is_empty();
         let failed = batch.is_empty().then(|| basket.failed.take()).flatten();
         drop(baskets);
         self.shared.taken.notify_all();
@@ -210,6 +215,10 @@ impl Fetcher {
     pub fn wait(&self, partition: u32, timeout: Duration) -> bool {
         let until = Instant::now() + timeout;
         let mut baskets = lock(&self.shared.baskets);
+        // Whoever asks for more has folded what it took.
+        if let Some(basket) = baskets.get_mut(&partition) {
+            basket.in_hands = false;
+        }
         loop {
             let filled = match baskets.get(&partition) {
                 Some(basket) if basket.batch.is_empty() && basket.failed.is_none() => Arc::clone(&basket.filled),
@@ -225,12 +234,12 @@ impl Fetcher {
         }
     }
 
-    /// The offset below which nothing is left to be taken, if the basket is empty.
+    /// The offset below which nothing is left to be folded, if nothing waits and nothing is being folded.
     pub fn read_up_to(&self, partition: u32) -> Option<u64> {
         let baskets = lock(&self.shared.baskets);
         baskets
             .get(&partition)
-            .filter(|b| b.batch.is_empty())
+            .filter(|b| b.batch.is_empty() && !b.in_hands)
             .map(|b| b.read_up_to)
     }
 
@@ -269,9 +278,7 @@ impl Poll {
         let mut failed: Vec<(u32, LogError)> = Vec::new();
         let mut ends: Vec<(u32, u64)> = Vec::new();
         while !self.shared.stop.load(Ordering::Acquire) {
-            // What is taken now may be of an assignment that is over by the time it is handed over: records in between would be
-            // skipped without a trace.
-            let assignments = self.shared.assignments.load(Ordering::Acquire);
+            let steady = self.shared.steady.lock();
             self.queue.take(POLL_WAIT, |message| {
                 let partition = u32::try_from(message.partition()).unwrap_or(u32::MAX);
                 match message.error() {
@@ -290,7 +297,9 @@ impl Poll {
                     }
                 }
             });
-            let full = self.hand_over(&mut ends, assignments, &mut fetched, &mut failed);
+            let full = self.hand_over(&mut ends, &mut fetched, &mut failed);
+            // Whoever waits to assign comes first.
+            parking_lot::MutexGuard::unlock_fair(steady);
             if !full.is_empty() {
                 self.wait_or_pause(&full);
             }
@@ -302,7 +311,6 @@ impl Poll {
     fn hand_over(
         &self,
         ends: &mut Vec<(u32, u64)>,
-        assignments: u64,
         fetched: &mut [Batch],
         failed: &mut Vec<(u32, LogError)>,
     ) -> Vec<u32> {
@@ -311,7 +319,7 @@ impl Poll {
         let mut baskets = lock(&self.shared.baskets);
         for (partition, batch) in (0u32..).zip(fetched).filter(|(_, b)| !b.is_empty()) {
             // Of a partition that was let go nothing is of use.
-            if let Some(basket) = baskets.get_mut(&partition).filter(|b| b.assignment <= assignments) {
+            if let Some(basket) = baskets.get_mut(&partition) {
                 told.push(Arc::clone(&basket.filled));
                 if basket.batch.is_empty() {
                     std::mem::swap(&mut basket.batch, batch);
@@ -325,12 +333,12 @@ impl Poll {
             batch.clear();
         }
         for (partition, end) in ends.drain(..) {
-            if let Some(basket) = baskets.get_mut(&partition).filter(|b| b.assignment <= assignments) {
+            if let Some(basket) = baskets.get_mut(&partition) {
                 basket.read_up_to = end;
             }
         }
         for (partition, cause) in failed.drain(..) {
-            if let Some(basket) = baskets.get_mut(&partition).filter(|b| b.assignment <= assignments) {
+            if let Some(basket) = baskets.get_mut(&partition) {
                 basket.failed = Some(cause);
                 told.push(Arc::clone(&basket.filled));
             }

@@ -277,7 +277,9 @@ fn genesis(readers: &Readers, settings: &KafkaSettings, count: u32) -> Result<Id
             "records were removed from the log, its genesis among them: a store of this partition that is lost can't be rebuilt"
         );
     }
-    let mut found = found.into_iter().filter_map(|(partition, genesis)| Some((partition, genesis?)));
+    let mut found = found
+        .into_iter()
+        .filter_map(|(partition, genesis)| Some((partition, genesis?)));
     let first = found.next().map(|(_, genesis)| genesis);
     // One log: the same id, clock and keys everywhere.
     let differs = |other: &crate::wire::pb::Genesis| {
