@@ -63,10 +63,16 @@ struct Basket {
     paused: bool,
     /// Number of the assignment it is for.
     assignment: u64,
+    /// Where that begins.
+    from: u64,
+    /// Something was taken of which it isn't known whether it is of this assignment: it begins anew.
+    again: bool,
 }
 
 struct Shared {
     baskets: Mutex<BTreeMap<u32, Basket>>,
+    /// Held by whoever changes what is assigned.
+    assigning: Mutex<()>,
     /// How many assignments there were so far.
     assignments: AtomicU64,
     /// Something came into a basket.
@@ -134,6 +140,7 @@ impl Fetcher {
             .ok_or_else(|| broker("making the client that fetches", "it has no queue"))?;
         let shared = Arc::new(Shared {
             baskets: Mutex::new(BTreeMap::new()),
+            assigning: Mutex::new(()),
             assignments: AtomicU64::new(0),
             filled: Condvar::new(),
             taken: Condvar::new(),
@@ -160,7 +167,9 @@ impl Fetcher {
     /// Begins to fetch a partition at an offset.
     pub fn follow(&self, partition: u32, from: u64) -> Result<(), LogError> {
         self.unfollow(partition)?;
+        let _assigning = lock(&self.shared.assigning);
         let basket = Basket {
+            from,
             assignment: self.shared.assignments.fetch_add(1, Ordering::AcqRel) + 1,
             ..Basket::default()
         };
@@ -175,6 +184,7 @@ impl Fetcher {
 
     /// No longer fetches a partition.
     pub fn unfollow(&self, partition: u32) -> Result<(), LogError> {
+        let _assigning = lock(&self.shared.assigning);
         if lock(&self.shared.baskets).remove(&partition).is_none() {
             return Ok(());
         }
@@ -271,8 +281,8 @@ impl Poll {
         let mut failed: Vec<(u32, LogError)> = Vec::new();
         let mut ends: Vec<(u32, u64)> = Vec::new();
         while !self.shared.stop.load(Ordering::Acquire) {
-            // What is taken now may be of an assignment that is over by the time it is handed over: records in between would be
-            // skipped without a trace.
+            // What is taken now may be of an assignment that is over by the time it is handed over, or of one that begins while
+            // it is waited for: records would be skipped without a trace.
             let assignments = self.shared.assignments.load(Ordering::Acquire);
             self.queue.take(POLL_WAIT, |message| {
                 let partition = u32::try_from(message.partition()).unwrap_or(u32::MAX);
@@ -290,6 +300,7 @@ impl Poll {
             if !full.is_empty() {
                 self.wait_or_pause(&full);
             }
+            self.begin_anew();
             self.resume();
         }
     }
@@ -307,7 +318,12 @@ impl Poll {
         let mut any = !failed.is_empty();
         for (partition, batch) in fetched.iter_mut().filter(|(_, b)| !b.is_empty()) {
             // Of a partition that was let go nothing is of use.
-            if let Some(basket) = baskets.get_mut(partition).filter(|b| b.assignment <= assignments) {
+            if let Some(basket) = baskets.get_mut(partition) {
+                if basket.assignment > assignments {
+                    basket.again = true;
+                    batch.clear();
+                    continue;
+                }
                 any = true;
                 if basket.batch.is_empty() {
                     std::mem::swap(&mut basket.batch, batch);
@@ -321,13 +337,23 @@ impl Poll {
             batch.clear();
         }
         for (partition, end) in ends.drain(..) {
-            if let Some(basket) = baskets.get_mut(&partition).filter(|b| b.assignment <= assignments) {
-                basket.read_up_to = end;
+            if let Some(basket) = baskets.get_mut(&partition) {
+                if basket.assignment <= assignments {
+                    basket.read_up_to = end;
+                } else {
+                    // It is told once.
+                    basket.again = true;
+                }
             }
         }
         for (partition, cause) in failed.drain(..) {
-            if let Some(basket) = baskets.get_mut(&partition).filter(|b| b.assignment <= assignments) {
-                basket.failed = Some(cause);
+            // Of another assignment or not: one that begins anew runs into it again.
+            if let Some(basket) = baskets.get_mut(&partition) {
+                if basket.assignment <= assignments {
+                    basket.failed = Some(cause);
+                } else {
+                    basket.again = true;
+                }
             }
         }
         drop(baskets);
@@ -335,6 +361,38 @@ impl Poll {
             self.shared.filled.notify_all();
         }
         full
+    }
+
+    /// Assigns anew what was dropped because it wasn't known of which assignment it was. Whatever this thread takes next is of
+    /// that one.
+    fn begin_anew(&self) {
+        if !lock(&self.shared.baskets).values().any(|b| b.again) {
+            return;
+        }
+        let _assigning = lock(&self.shared.assigning);
+        let (mut old, mut new) = (TopicPartitionList::new(), TopicPartitionList::new());
+        for (partition, basket) in lock(&self.shared.baskets).iter_mut().filter(|(_, b)| b.again) {
+            basket.again = false;
+            basket.read_up_to = 0;
+            old.add_partition(&self.topic, *partition as i32);
+            let from = Offset::Offset(basket.from as i64);
+            if let Err(cause) = new.add_partition_offset(&self.topic, *partition as i32, from) {
+                basket.failed = Some(kafka("assigning a partition anew", &cause));
+            }
+        }
+        let consumer = self.queue.consumer();
+        let assigned = consumer
+            .incremental_unassign(&old)
+            .and_then(|()| consumer.incremental_assign(&new));
+        if let Err(cause) = assigned {
+            for element in old.elements() {
+                let partition = u32::try_from(element.partition()).unwrap_or(u32::MAX);
+                if let Some(basket) = lock(&self.shared.baskets).get_mut(&partition) {
+                    basket.failed = Some(kafka("assigning a partition anew", &cause));
+                }
+            }
+            self.shared.filled.notify_all();
+        }
     }
 
     fn wait_or_pause(&self, full: &[u32]) {

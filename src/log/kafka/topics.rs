@@ -134,10 +134,12 @@ impl Admin {
 }
 
 fn is_unknown(cause: &KafkaError) -> bool {
-    use RDKafkaErrorCode::{LeaderNotAvailable, UnknownPartition, UnknownTopic, UnknownTopicOrPartition};
+    use RDKafkaErrorCode::{
+        LeaderNotAvailable, NotLeaderForPartition, UnknownPartition, UnknownTopic, UnknownTopicOrPartition,
+    };
     matches!(
         cause.rdkafka_error_code(),
-        Some(LeaderNotAvailable | UnknownPartition | UnknownTopic | UnknownTopicOrPartition)
+        Some(LeaderNotAvailable | NotLeaderForPartition | UnknownPartition | UnknownTopic | UnknownTopicOrPartition)
     )
 }
 
