@@ -484,15 +484,21 @@ impl Partition {
     /// Writes everything that changed, in one batch. Beside another process nothing is written.
     pub fn commit(&mut self) -> Result<(), PartitionError> {
         let outputs = self.machine.outputs.take();
-        let found = std::mem::take(&mut self.machine.outputs.forwards);
         if self.rocks.read_only {
+            self.machine.outputs.forwards.clear();
             return Ok(());
         }
         let started = Instant::now();
-        let forwards = self.forwarding.to_keep(found);
-        if !self.caught_up {
-            self.compare(&outputs)?;
+        // Also once the tails are reached: what reached them may not have been committed yet.
+        if !outputs.is_empty()
+            && let Err(cause) = self.compare(&outputs)
+        {
+            // The partition may go on after an interruption, and must still have them.
+            self.machine.outputs.pending = outputs;
+            return Err(cause);
         }
+        let found = std::mem::take(&mut self.machine.outputs.forwards);
+        let forwards = self.forwarding.to_keep(found);
         let (batch, bytes) = commit::fill(
             &self.rocks,
             &mut self.machine,

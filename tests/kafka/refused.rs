@@ -88,6 +88,10 @@ impl Admin {
         if !name.is_empty() {
             settings.insert(name, value);
         }
+        if value == "CreateTime" {
+            // Else the broker itself refuses what is more than an hour ahead.
+            settings.insert("message.timestamp.after.max.ms", "9223372036854775807");
+        }
         let config = settings
             .iter()
             .fold(AlterConfig::new(ResourceSpecifier::Topic(topic)), |c, (n, v)| {
@@ -670,14 +674,17 @@ fn an_input_made_anew_under_a_running_instance() {
     admin.make(&events, 1);
     rewrite(&topics, "other");
     append_garbage(&topics, &[0], "more of the other");
-    let start = 0;
-    eventually("it halts or ends", LONG_WAIT, || {
+    let words = [
+        "the next offset isn't in the topic",
+        "was folded from",
+        "the log was cut",
+    ];
+    eventually("it halts", LONG_WAIT, || {
         let said = fleet.said("a");
-        (said[start..].contains("is halted") || said[start..].contains("can't go on")).then_some(())
+        (said.contains("is halted") && words.iter().any(|w| said.contains(w))).then_some(())
     });
-    eprintln!("{}", fleet.said("a"));
+    await_unserved(&served, &[0]);
     assert_eq!(delivered(&topics), before);
-    drop(served);
 }
 
 /// Writes the genesis that the topics had to an input that is made anew, and what doesn't belong there after it.
@@ -877,7 +884,13 @@ fn a_log_that_was_cut_off_or_is_another_clusters() {
     broker.kill(1);
     cut(&broker, &topics.settings.events(), 0, 2);
     broker.start_all();
-    assert_eq!(topics.end(0), end - 2);
+    let found = eventually("the partition has its leader again", WAIT, || {
+        let ends = topics
+            .consumer("read_committed")
+            .fetch_watermarks(&topics.settings.events(), 0, WAIT);
+        ends.ok().map(|ends| ends.1 as u64)
+    });
+    assert_eq!(found, end - 2);
     // The running one notices as well as one that is started.
     await_halt(&fleet, "a", start, 0, &["partition 0"]);
     append_garbage(&topics, &[1], "fourth");
