@@ -239,9 +239,9 @@ impl Ingest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Fold {
-    /// Events after which a partition commits.
+    /// Events after which a partition commits; five times as many while it is far behind.
     pub commit_events: u64,
-    /// Milliseconds after which a partition commits what it has folded.
+    /// Milliseconds after which a partition commits what it has folded; five times as many while it is far behind.
     pub commit_ms: u64,
     /// Bytes in write buffers after which a partition puts them on disk.
     pub flush_bytes: u64,

@@ -24,8 +24,8 @@ const HOLD_MAX: Duration = Duration::from_micros(500);
 /// How long the fold waits for records before it looks whether to commit or to stop.
 const IDLE_WAIT: Duration = Duration::from_millis(50);
 
-/// Bytes of records that came at once, from which on the fold is behind: some thousand records.
-const BEHIND_BYTES: usize = 1 << 20;
+/// Age of a record that comes to be folded, from which on the fold is behind.
+const BEHIND_MS: Ms = 1_000;
 
 /// Where a partition stands: what a read answers for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -235,8 +235,9 @@ impl Live {
             if self.log.wait(self.number, from, IDLE_WAIT)? {
                 self.log.poll(self.number, from, poll_bytes, &mut batch)?;
                 self.read(|p| p.check_leader(&batch)).unwrap_or(Ok(()))?;
+                let oldest = batch.get(0).map_or(Ms::MAX, |r| r.append_ms);
                 self.write(|p| {
-                    p.behind = batch.bytes_len() >= BEHIND_BYTES;
+                    p.behind = chrono::Utc::now().timestamp_millis().saturating_sub(oldest) > BEHIND_MS;
                     Ok(())
                 })?;
                 if !self.fold_batch(&batch, stop)? {

@@ -86,7 +86,7 @@ impl PartitionError {
 /// How a partition is folded. Nothing here changes what is decided.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Events after which a commit is due.
+    /// Events after which a commit is due; five times as many while the fold is far behind, and so with the time.
     pub commit_events: u64,
     /// Wall milliseconds after which a commit is due though there is more to fold; at the log's end one is due at once.
     pub commit_ms: u64,

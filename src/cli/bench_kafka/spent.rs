@@ -24,7 +24,13 @@ pub(super) fn cpu_us_by_thread() -> BTreeMap<String, u64> {
             .next()
             .and_then(|n| n.parse::<u64>().ok())
             .unwrap_or(0);
-        *by_kind.entry(kind(read("comm").trim())).or_insert(0) += nanos / 1_000;
+        let is_main = entry.file_name().to_string_lossy() == std::process::id().to_string();
+        let kind = if is_main {
+            "main".to_owned()
+        } else {
+            kind(read("comm").trim())
+        };
+        *by_kind.entry(kind).or_insert(0) += nanos / 1_000;
     }
     by_kind
 }

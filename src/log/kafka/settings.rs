@@ -129,6 +129,8 @@ impl KafkaSettings {
             .set("auto.offset.reset", "error")
             .set("check.crcs", "true")
             .set("isolation.level", "read_committed")
+            // Mostly for one record, or a few.
+            .set("fetch.message.max.bytes", (128 << 10).to_string())
             .set("fetch.queue.backoff.ms", "5")
             .set("fetch.error.backoff.ms", "100");
         self.passing(config)
@@ -141,8 +143,9 @@ impl KafkaSettings {
             // Says up to where everything is read: markers of transactions aren't records.
             .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "100")
-            .set("fetch.message.max.bytes", (4 << 20).to_string())
-            .set("queued.max.messages.kbytes", (32 << 10).to_string())
+            // Little at a time: what is taken soon after it was unpacked is still in the processor's cache.
+            .set("fetch.message.max.bytes", (256 << 10).to_string())
+            .set("queued.max.messages.kbytes", (4 << 10).to_string())
             .set("queued.min.messages", "100000");
         self.passing(config)
     }
