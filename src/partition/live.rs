@@ -118,6 +118,8 @@ pub struct Live {
     delivered: watch::Sender<u64>,
     /// End of the log when it was opened.
     opened_end: AtomicU64,
+    /// Set once it was reached, until the partition is served anew.
+    caught_up: AtomicBool,
 }
 
 impl Live {
@@ -133,15 +135,18 @@ impl Live {
             }),
             delivered: watch::Sender::new(0),
             opened_end: AtomicU64::new(u64::MAX),
+            caught_up: AtomicBool::new(false),
         }
     }
 
     /// Serves the partition from now on.
-    pub fn serve(&self, partition: Partition) {
-        let end = self.log.end(self.number).unwrap_or(u64::MAX);
+    pub fn serve(&self, partition: Partition) -> Result<(), PartitionError> {
+        let end = self.log.end(self.number)?;
         self.opened_end.store(end, Ordering::Release);
+        self.caught_up.store(false, Ordering::Release);
         self.standing.send_replace(Standing::of(&partition));
         *self.partition.write() = Some(partition);
+        Ok(())
     }
 
     /// No longer serves it; its store can be opened again once the partition is let go.
@@ -198,7 +203,11 @@ impl Live {
 
     /// Whether it has folded all that was in the log when it was opened: from then on its counters don't repeat themselves.
     pub fn is_caught_up(&self) -> bool {
-        self.folded_up_to() >= self.opened_end.load(Ordering::Acquire)
+        let caught_up =
+            self.caught_up.load(Ordering::Acquire) || self.folded_up_to() >= self.opened_end.load(Ordering::Acquire);
+        // Once is enough: behind the last record stand markers that no record passes before the next one comes.
+        self.caught_up.store(caught_up, Ordering::Release);
+        caught_up
     }
 
     /// When the oldest record that isn't folded was appended; `None` if all are folded.

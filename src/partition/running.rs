@@ -111,7 +111,7 @@ impl Running {
         std::thread::scope(|scope| {
             let opened: Vec<_> = partitions
                 .iter()
-                .map(|live| scope.spawn(|| opening.open(live.number).map(|p| live.serve(p))))
+                .map(|live| scope.spawn(|| opening.open(live.number).and_then(|p| live.serve(p))))
                 .collect();
             opened
                 .into_iter()
@@ -240,7 +240,14 @@ fn fold(live: &Live, opening: &Opening, stop: &Stop, failed: &watch::Sender<Opti
                 return;
             }
             match opening.open(live.number) {
-                Ok(partition) => break live.serve(partition),
+                Ok(partition) => match live.serve(partition) {
+                    Ok(()) => break,
+                    Err(cause) => {
+                        tracing::error!(partition = live.number, %cause, "the partition can't be served again");
+                        failed.send_replace(Some(cause.to_string()));
+                        return;
+                    }
+                },
                 Err(cause) if cause.is_disk_full() || cause.is_still_held() => {}
                 Err(cause) => {
                     tracing::error!(partition = live.number, %cause, "the partition can't be opened again");

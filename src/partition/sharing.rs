@@ -267,7 +267,7 @@ impl Work {
         let partition = self.opening.open(number)?;
         let next_offset = partition.machine.position.next_offset;
         self.log.follow(number, next_offset)?;
-        live.serve(partition);
+        live.serve(partition)?;
         lock(&self.halted).remove(&number);
         // Nobody may be listening any more at the end.
         let _ = self.taken.send(Told::Taken);
