@@ -20,6 +20,7 @@ use reckon::wire::pb::{self, control::Body as ControlBody, statement_record::Bod
 use reckon::wire::record::Kind;
 
 use self::answers::Reads;
+use crate::fleet::eventually;
 use crate::scenario::expect::{Facts, Known, UsageOf, run};
 use crate::scenario::parse::{Record, Scenario, Step, parse};
 use crate::served::Served;
@@ -323,8 +324,11 @@ impl Reads for Shelf<'_> {
         let at_least = self.offset.map_or(String::new(), |offset| {
             format!("{joint}at_least={}:{offset}", self.partition)
         });
-        let answer = self.log.served.get(&format!("{path}{at_least}"));
-        Ok((answer.status, answer.json()))
+        // As clients do: a partition that has just come says when to ask again.
+        Ok(eventually("an answer", Duration::from_secs(20), || {
+            let answer = self.log.served.get(&format!("{path}{at_least}"));
+            (answer.status != 503).then(|| (answer.status, answer.json()))
+        }))
     }
 }
 
