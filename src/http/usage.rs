@@ -381,8 +381,9 @@ pub async fn usage(
     caller.may_read(&account)?;
     let at_least = params.at_least.as_deref().map(str::parse).transpose()?;
     let as_csv = wants_csv(params.format, &headers);
-    let query = params.query(&service.running.partition_of(&account).rollup_names()?)?;
+    // First the wait: the policy that names a dimension may be among what is waited for.
     let live = service.partition_of(&account, at_least).await?;
+    let query = params.query(&live.rollup_names()?)?;
     let (asked, of) = (query.clone(), account.clone());
     let usage = read(move || live.usage(&of, &asked)).await?;
     let usage = usage.ok_or_else(|| Problem::account_unknown(&account))?;

@@ -186,6 +186,12 @@ impl Fetcher {
         basket.filled.notify_all();
         let mut list = TopicPartitionList::new();
         list.add_partition(&self.topic, partition as i32);
+        if basket.paused {
+            // The client remembers it beyond the assignment: the next one would begin paused, and nobody would know.
+            self.consumer
+                .resume(&list)
+                .map_err(|e| kafka("letting go of a partition", &e))?;
+        }
         self.consumer
             .incremental_unassign(&list)
             .map_err(|e| kafka("letting go of a partition", &e))
@@ -355,13 +361,17 @@ impl Poll {
                 .is_some_and(|b| !b.paused && b.batch.bytes_len() >= BASKET_BYTES)
         };
         let baskets = lock(&self.shared.baskets);
-        let (mut baskets, _) = self
+        let (baskets, _) = self
             .shared
             .taken
             .wait_timeout_while(baskets, FULL_WAIT, |baskets| {
                 !self.shared.stop.load(Ordering::Acquire) && full.iter().any(|p| is_full(baskets, p))
             })
             .unwrap_or_else(PoisonError::into_inner);
+        drop(baskets);
+        // What is paused must still be assigned.
+        let steady = self.shared.steady.lock();
+        let mut baskets = lock(&self.shared.baskets);
         let mut list = TopicPartitionList::new();
         for partition in full {
             if is_full(&baskets, partition)
@@ -377,9 +387,11 @@ impl Poll {
         {
             tracing::warn!(%cause, "a partition can't be paused");
         }
+        parking_lot::MutexGuard::unlock_fair(steady);
     }
 
     fn resume(&self) {
+        let _steady = self.shared.steady.lock();
         let mut list = TopicPartitionList::new();
         for (partition, basket) in lock(&self.shared.baskets).iter_mut() {
             if basket.paused && basket.batch.bytes_len() < BASKET_BYTES / 2 {
