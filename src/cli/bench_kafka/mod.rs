@@ -184,6 +184,7 @@ impl BenchKafka {
     }
 
     fn round(&self, topics: &Topics, results: &mut BTreeMap<Kind, Vec<Value>>) -> Result<(), CliError> {
+        let mut there = 0;
         for kind in Kind::MEASURED {
             if !self.stage.is_empty() && !self.stage.contains(&kind) {
                 continue;
@@ -199,6 +200,16 @@ impl BenchKafka {
                 return Err(failed(format!("the stage {} has failed", kind.name())));
             }
             let row: Value = serde_json::from_str(&text)?;
+            let records = row["records"].as_u64().unwrap_or(0);
+            // The log only grows, by ticks: a fold that has seen fewer than a consume before it has skipped some.
+            if records < there {
+                let what = format!(
+                    "the stage {} has seen {records} records of {there} at least",
+                    kind.name()
+                );
+                return Err(failed(what));
+            }
+            there = records;
             tracing::info!(stage = kind.name(), %row, "measured");
             results.entry(kind).or_default().push(row);
         }
