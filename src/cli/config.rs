@@ -29,7 +29,7 @@ pub struct Given {
     #[arg(long, value_name = "DIR")]
     pub data: Option<String>,
 
-    /// Brokers, HOST:PORT[,HOST:PORT]: the log is on Kafka [setting kafka.bootstrap]
+    /// Brokers, HOST:PORT separated by commas: the log is on Kafka [setting kafka.bootstrap]
     #[arg(long, value_name = "BROKERS")]
     pub kafka: Option<String>,
 

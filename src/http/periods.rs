@@ -1,7 +1,7 @@
 //! `GET /v1/periods/{period}`: how far a month is closed, over all partitions.
 //!
 //! Where instances share the log, all owners are asked at once. Whoever is asked by another instance ([`PROXIED_BY`]) answers with
-//! its own partitions, one by one ([`Part`]), and asks nobody.
+//! its own partitions, one by one (`Part`), and asks nobody.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! The consumer group: who owns which partition, and whether it is still us.
 //!
-//! The member fetches nothing ([`super::fetch`] does): its partitions are paused as soon as they are assigned. So its poll thread
+//! The member fetches nothing (`fetch` does): its partitions are paused as soon as they are assigned. So its poll thread
 //! never waits for a fold, and a heartbeat that is missed means that the process hangs.
 
 use std::collections::BTreeSet;
