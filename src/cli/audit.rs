@@ -25,7 +25,8 @@ pub struct Compared {
     pub differences: Vec<String>,
 }
 
-fn word(kind: Kind, bytes: &[u8]) -> Word {
+/// What a record says to the auditor.
+pub fn word(kind: Kind, bytes: &[u8]) -> Word {
     match kind {
         Kind::Event if record::is_json(bytes) => {
             crate::wire::json::decode(bytes).map_or(Word::Unreadable, |read| Word::Event(read.event))

@@ -24,7 +24,7 @@ use super::running::{Opening, TICK_EVERY};
 use crate::log::appender::tick;
 use crate::log::kafka::KafkaLog;
 use crate::log::kafka::group::{Member, Ownership};
-use crate::log::{Log, LogError, NewRecord};
+use crate::log::{Log, LogError, NewRecord, Place};
 use crate::machine::clock::Source;
 use crate::model::Ms;
 use crate::wire::record::Kind;
@@ -309,18 +309,17 @@ impl Work {
 
     /// Appends a tick to every partition that is ours and served; how far the broker's time is from ours is measured.
     fn tick(&self) {
-        for live in self.partitions.iter().filter(|l| l.is_served()) {
-            let now: Ms = chrono::Utc::now().timestamp_millis();
-            let record = NewRecord::new(Kind::Tick, tick(now));
-            match self.log.append(live.number, vec![record]) {
-                Ok(receipts) => {
-                    if let Some(receipt) = receipts.first() {
-                        lock(&self.skews_ms).insert(live.number, receipt.append_ms - now);
-                    }
-                }
-                Err(cause) => {
-                    tracing::error!(partition = live.number, %cause, "no tick could be appended; the next one is tried in a minute");
-                }
+        let now: Ms = chrono::Utc::now().timestamp_millis();
+        let served = self.partitions.iter().filter(|l| l.is_served());
+        // All at once: a broker that is away keeps no other partition's tick back.
+        let ticks = served.map(|live| (Place::One(live.number), NewRecord::new(Kind::Tick, tick(now))));
+        match self.log.append_placed(ticks.collect()) {
+            Ok(receipts) => {
+                let mut skews_ms = lock(&self.skews_ms);
+                skews_ms.extend(receipts.iter().map(|r| (r.partition, r.append_ms - now)));
+            }
+            Err(cause) => {
+                tracing::error!(%cause, "not every tick could be appended; the next ones are tried in a minute");
             }
         }
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use prost::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use reckon::auditor::{Auditor, ClockSource, Entry, Findings, Word};
+use reckon::auditor::{Auditor, ClockSource, Entry, Findings};
+use reckon::cli::audit::word;
 use reckon::config::operator_key::OperatorKeyFile;
 use reckon::log::kafka::publish::{ControlWriter, Publisher};
 use reckon::log::kafka::{KafkaLog, KafkaSettings};
@@ -16,7 +17,7 @@ use reckon::machine::authority::Authority;
 use reckon::machine::clock::Source;
 use reckon::machine::fold::{Advance, Machine, Record};
 use reckon::machine::output::Output;
-use reckon::wire::check::{instant_ms, timestamp};
+use reckon::wire::check::timestamp;
 use reckon::wire::pb;
 use reckon::wire::record::{self, Kind};
 use reckon::wire::signature::Signer;
@@ -225,19 +226,4 @@ pub fn living_in(account: &str, partition: u32, count: u32) -> String {
         })
         .find(|name| partition_of(name, count) == partition)
         .expect("there is one")
-}
-
-fn word(kind: Kind, bytes: &[u8]) -> Word {
-    match kind {
-        Kind::Event if record::is_json(bytes) => {
-            reckon::wire::json::decode(bytes).map_or(Word::Unreadable, |read| Word::Event(read.event))
-        }
-        Kind::Event => pb::CallEvent::decode(bytes).map_or(Word::Unreadable, Word::Event),
-        Kind::Control => reckon::wire::control::decode(bytes).map_or(Word::Unreadable, Word::Control),
-        Kind::Tick => {
-            let at = pb::Tick::decode(bytes).ok().and_then(|t| t.at);
-            at.map_or(Word::Unreadable, |at| Word::Tick(instant_ms(&at)))
-        }
-        Kind::Genesis => Word::Unreadable,
-    }
 }
