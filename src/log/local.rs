@@ -12,9 +12,10 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex, RwLock, RwLockWriteGuard};
 use prost::Message;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
@@ -260,7 +261,7 @@ impl LocalLog {
                 None => log.measure(partition)?,
             });
         }
-        let appender = log.appender.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let appender = log.appender.get_mut();
         (appender.ends, appender.appended) = (ends, appended);
         Ok(log)
     }
@@ -273,7 +274,7 @@ impl LocalLog {
 
     /// Nothing is removed from the log until the guard is let go.
     pub fn hold(&self) -> RwLockWriteGuard<'_, ()> {
-        self.keep.write().unwrap_or_else(PoisonError::into_inner)
+        self.keep.write()
     }
 
     fn number(&self, name: &[u8], partition: u32) -> Result<Option<u64>, LogError> {
@@ -295,10 +296,6 @@ impl LocalLog {
         }
         rows.status().map_err(|e| self.explain(&e))?;
         Ok(bytes)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Appender> {
-        self.appender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn family(&self, name: &'static str) -> Result<&ColumnFamily, LogError> {
@@ -359,13 +356,13 @@ impl LocalLog {
     /// Group commit: whoever comes first writes for all that wait, with one sync.
     fn submit(&self, records: Vec<(Place, NewRecord)>) -> Result<Vec<Receipt>, LogError> {
         let done = Arc::new(Mutex::new(None));
-        let mut appender = self.lock();
+        let mut appender = self.appender.lock();
         appender.queue.push_back(Pending {
             records,
             done: Arc::clone(&done),
         });
         loop {
-            if let Some(result) = done.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            if let Some(result) = done.lock().take() {
                 return result.map_err(|cause: String| {
                     if cause.contains("No space left") {
                         LogError::DiskFull {
@@ -381,7 +378,7 @@ impl LocalLog {
                 });
             }
             if appender.writing {
-                appender = self.written.wait(appender).unwrap_or_else(PoisonError::into_inner);
+                self.written.wait(&mut appender);
                 continue;
             }
             appender.writing = true;
@@ -391,7 +388,7 @@ impl LocalLog {
             let append_ms = (self.clock)().max(appender.last_ms);
             drop(appender);
             let result = self.write_group(&group, &mut ends, &mut appended, append_ms);
-            appender = self.lock();
+            appender = self.appender.lock();
             appender.writing = false;
             if result.is_ok() {
                 (appender.ends, appender.appended) = (ends, appended);
@@ -400,7 +397,7 @@ impl LocalLog {
             match result {
                 Ok(receipts) => {
                     for (pending, receipts) in group.iter().zip(receipts) {
-                        *pending.done.lock().unwrap_or_else(PoisonError::into_inner) = Some(Ok(receipts));
+                        *pending.done.lock() = Some(Ok(receipts));
                     }
                 }
                 Err(cause) => {
@@ -409,7 +406,7 @@ impl LocalLog {
                         other => other.to_string(),
                     };
                     for pending in &group {
-                        *pending.done.lock().unwrap_or_else(PoisonError::into_inner) = Some(Err(cause.clone()));
+                        *pending.done.lock() = Some(Err(cause.clone()));
                     }
                 }
             }
@@ -493,7 +490,7 @@ impl Log for LocalLog {
 
     fn end(&self, partition: u32) -> Result<u64, LogError> {
         self.check(partition)?;
-        Ok(self.lock().ends[partition as usize])
+        Ok(self.appender.lock().ends[partition as usize])
     }
 
     fn poll(&self, partition: u32, from: u64, max_bytes: usize, batch: &mut Batch) -> Result<(), LogError> {
@@ -547,7 +544,7 @@ impl Log for LocalLog {
     fn wait(&self, partition: u32, from: u64, timeout: Duration) -> Result<bool, LogError> {
         self.check(partition)?;
         let until = Instant::now() + timeout;
-        let mut appender = self.lock();
+        let mut appender = self.appender.lock();
         loop {
             if appender.ends[partition as usize] > from {
                 return Ok(true);
@@ -555,11 +552,7 @@ impl Log for LocalLog {
             let Some(left) = until.checked_duration_since(Instant::now()) else {
                 return Ok(false);
             };
-            let (guard, _) = self
-                .written
-                .wait_timeout(appender, left)
-                .unwrap_or_else(PoisonError::into_inner);
-            appender = guard;
+            self.written.wait_for(&mut appender, left);
         }
     }
 
@@ -643,7 +636,7 @@ impl Log for LocalLog {
         let start = self.start(partition)?;
         let mut removed = self.number(REMOVED, partition)?.unwrap_or(0);
         let (appended, end) = {
-            let appender = self.lock();
+            let appender = self.appender.lock();
             (appender.appended[partition as usize], appender.ends[partition as usize])
         };
         // Oldest first, whole batches, as long as there is too much or they are too old; the last batch says where the log ends.

@@ -1,6 +1,6 @@
 //! A log in memory whose append times are scripted: for tests and simulations.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Batch, Identity, Log, LogError, NewRecord, Place, Receipt, Retention, next_outputs};
@@ -8,6 +8,7 @@ use crate::machine::output::{Output, Tail, Topic};
 use crate::model::Ms;
 use crate::wire::pb;
 use crate::wire::record::Kind;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 #[derive(Clone, Debug, Default)]
 struct Partition {
@@ -70,7 +71,7 @@ impl MemoryLog {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.0.lock()
     }
 
     fn with<T>(&self, partition: u32, take: impl FnOnce(&mut Partition, Ms) -> T) -> Result<T, LogError> {
@@ -149,12 +150,8 @@ impl Log for MemoryLog {
             let p = state.partitions.get(partition as usize);
             p.is_some_and(|p| p.start + p.records.len() as u64 > from)
         };
-        let guard = self.lock();
-        let (state, _) = self
-            .state
-            .1
-            .wait_timeout_while(guard, timeout, |state| !has(state))
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        self.state.1.wait_while_for(&mut state, |state| !has(state), timeout);
         Ok(has(&state))
     }
 

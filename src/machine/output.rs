@@ -6,6 +6,7 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 use super::forward::Forward;
 use crate::model::Ms;
 use crate::wire::pb;
+use crate::wire::settled::Settled;
 
 /// An output topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,9 +79,6 @@ impl Tail {
 /// Verdicts of a chunk of the calls output: large enough that a row costs little, small enough to hold in one record.
 pub const CALLS_CHUNK_BYTES: usize = 256 * 1024;
 
-/// Before each verdict of a chunk: field 1 of `CallsSettled`, with its length.
-const CALL_TAG: u8 = 1 << 3 | 2;
-
 /// Log time that a chunk of the calls output spans at most.
 pub const CALLS_CHUNK_MS: Ms = 1_000;
 
@@ -116,16 +114,14 @@ impl Outputs {
     }
 
     /// Adds a verdict to the calls output, at log time `now`. Chunks split by size and log time, never by when the shell commits.
-    pub fn push_call(&mut self, call: &pb::CallSettled, now: Ms) {
+    pub fn push_call(&mut self, call: &Settled<'_>, now: Ms) {
         if self.calls.is_empty() {
             self.calls_since = now;
         } else if now >= self.calls_since.saturating_add(CALLS_CHUNK_MS) {
             self.flush_calls();
             self.calls_since = now;
         }
-        // A growing Vec takes any message.
-        self.calls.push(CALL_TAG);
-        let _ = call.encode_length_delimited(&mut self.calls);
+        call.write(&mut self.calls);
         if self.calls.len() >= CALLS_CHUNK_BYTES {
             self.flush_calls();
         }

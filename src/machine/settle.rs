@@ -14,8 +14,8 @@ use crate::model::limits::ROLLUP_COMBINATIONS_MAX;
 use crate::model::outcome::Class;
 use crate::model::period::{Month, Zone};
 use crate::model::quantity::Quantity;
-use crate::wire::check::timestamp;
 use crate::wire::pb;
+use crate::wire::settled::Settled;
 
 /// Where a verdict is summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -328,33 +328,42 @@ impl Machine {
             ],
         );
         if self.outputs.calls_on {
-            let settled = self.call_settled(slot, place.month, verdict);
-            if let Some(settled) = settled {
-                let now = self.now();
-                self.outputs.push_call(&settled, now);
-            }
+            self.put_out(slot, place.month, verdict);
         }
     }
 
-    /// The verdict as the calls output shows it.
-    fn call_settled(&self, slot: Slot, month: Month, verdict: &Verdict) -> Option<pb::CallSettled> {
-        let call = self.calls.get(slot)?;
+    /// Adds the verdict to the calls output.
+    fn put_out(&mut self, slot: Slot, month: Month, verdict: &Verdict) {
         let symbols = &self.names.symbols;
-        Some(pb::CallSettled {
-            account_id: self.accounts.get(call.account)?.id.to_string(),
-            call_id: call.id.to_string(),
+        let Some(call) = self.calls.get(slot) else { return };
+        let Some(account) = self.accounts.get(call.account) else {
+            return;
+        };
+        let mut quantities: SmallVec<[_; 6]> = verdict
+            .bill
+            .quantities
+            .iter()
+            .filter(|(_, nano)| *nano != 0)
+            .map(|&(meter, nano)| (symbols.name(meter), Quantity(nano)))
+            .collect();
+        quantities.sort_unstable_by_key(|q| q.0);
+        let settled = Settled {
+            account: &account.id,
+            call: call.id.key(),
             revision: call.revision,
-            outcome: verdict.ruling.outcome.as_str().to_owned(),
-            reason: verdict.ruling.reason.as_str().to_owned(),
+            outcome: verdict.ruling.outcome,
+            reason: verdict.ruling.reason,
             billed: verdict.ruling.billed,
             estimated: verdict.bill.estimated,
-            period: month.to_string(),
-            service: symbols.name(verdict.bill.service).to_owned(),
-            product: symbols.name(verdict.bill.product).to_owned(),
-            quantities: self.meter_quantities(&verdict.bill.quantities),
-            settled_at: Some(timestamp(call.since)),
-            decided_at: Some(timestamp(verdict.ruling.at)),
-        })
+            period: month,
+            service: symbols.name(verdict.bill.service),
+            product: symbols.name(verdict.bill.product),
+            quantities: &quantities,
+            settled_at: call.since,
+            decided_at: verdict.ruling.at,
+        };
+        let now = self.clock.now.unwrap_or(0);
+        self.outputs.push_call(&settled, now);
     }
 
     /// Quantities by meter name, sorted by name.

@@ -159,24 +159,41 @@ impl CallId {
     }
 }
 
+/// Where the hyphens stand.
+const UUID_HYPHENS: [usize; 4] = [8, 13, 18, 23];
+
+fn uuid_text(value: u128) -> [u8; 36] {
+    let mut text = [b'-'; 36];
+    let mut at = 0;
+    for byte in value.to_be_bytes() {
+        for digit in [byte >> 4, byte & 15] {
+            at += usize::from(UUID_HYPHENS.contains(&at));
+            text[at] = b"0123456789abcdef"[usize::from(digit)];
+            at += 1;
+        }
+    }
+    text
+}
+
+fn ulid_text(value: u128) -> [u8; 26] {
+    std::array::from_fn(|i| CROCKFORD[(value >> (125 - 5 * i)) as usize & 31])
+}
+
+impl CallKey<'_> {
+    /// Its text, without an allocation.
+    pub fn with_text<R>(&self, take: impl FnOnce(&str) -> R) -> R {
+        // Digits are UTF-8.
+        match self {
+            Self::Uuid(value) => take(std::str::from_utf8(&uuid_text(*value)).unwrap_or_default()),
+            Self::Ulid(value) => take(std::str::from_utf8(&ulid_text(*value)).unwrap_or_default()),
+            Self::Text(text) => take(text),
+        }
+    }
+}
+
 impl fmt::Display for CallKey<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Uuid(value) => {
-                let (a, b) = ((value >> 96) as u32, (value >> 80) as u16);
-                let (c, d) = ((value >> 64) as u16, (value >> 48) as u16);
-                let e = (*value as u64) & 0xffff_ffff_ffff;
-                write!(f, "{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}")
-            }
-            Self::Ulid(value) => {
-                let mut text = [0u8; 26];
-                for (i, byte) in text.iter_mut().enumerate() {
-                    *byte = CROCKFORD[(value >> (125 - 5 * i)) as usize & 31];
-                }
-                f.write_str(std::str::from_utf8(&text).unwrap_or_default())
-            }
-            Self::Text(text) => f.write_str(text),
-        }
+        self.with_text(|text| f.write_str(text))
     }
 }
 

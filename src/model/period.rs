@@ -59,7 +59,26 @@ impl Month {
 
 impl fmt::Display for Month {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04}-{:02}", self.0 / 12, self.0 % 12 + 1)
+        self.with_text(|text| f.write_str(text))
+    }
+}
+
+impl Month {
+    /// `2026-09`, without an allocation.
+    pub fn with_text<R>(self, take: impl FnOnce(&str) -> R) -> R {
+        let (year, month) = (self.0 / 12, self.0 % 12 + 1);
+        let digit = |value: u32| b'0' + (value % 10) as u8;
+        let text = [
+            digit(year / 1_000),
+            digit(year / 100),
+            digit(year / 10),
+            digit(year),
+            b'-',
+            digit(month / 10),
+            digit(month),
+        ];
+        // Digits are UTF-8.
+        take(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 

@@ -66,16 +66,59 @@ impl Quantity {
     }
 }
 
+impl Quantity {
+    /// Its text, without trailing zeros and without an allocation.
+    pub fn with_text<R>(self, take: impl FnOnce(&str) -> R) -> R {
+        // 39 digits, a point, a sign, and a zero before the point.
+        let mut text = [b'0'; 42];
+        let mut at = text.len();
+        let mut put = |byte: u8| {
+            at -= 1;
+            text[at] = byte;
+        };
+        let magnitude = self.0.unsigned_abs();
+        // 128 bits are divided by a call, 64 by an instruction.
+        let (whole, fraction) = match u64::try_from(magnitude) {
+            Ok(magnitude) => (u128::from(magnitude / NANO as u64), magnitude % NANO as u64),
+            Err(_) => (magnitude / NANO as u128, (magnitude % NANO as u128) as u64),
+        };
+        let digit = |value: u64| b'0' + (value % 10) as u8;
+        if fraction != 0 {
+            let (mut fraction, mut places) = (fraction, 9);
+            while fraction.is_multiple_of(10) {
+                fraction /= 10;
+                places -= 1;
+            }
+            for _ in 0..places {
+                put(digit(fraction));
+                fraction /= 10;
+            }
+            put(b'.');
+        }
+        let mut wide = whole;
+        while wide > u128::from(u64::MAX) {
+            put(digit((wide % 10) as u64));
+            wide /= 10;
+        }
+        let mut narrow = wide as u64;
+        loop {
+            put(digit(narrow));
+            narrow /= 10;
+            if narrow == 0 {
+                break;
+            }
+        }
+        if self.0 < 0 {
+            put(b'-');
+        }
+        // Digits are UTF-8.
+        take(std::str::from_utf8(&text[at..]).unwrap_or_default())
+    }
+}
+
 impl fmt::Display for Quantity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sign = if self.0 < 0 { "-" } else { "" };
-        let magnitude = self.0.unsigned_abs();
-        let (whole, fraction) = (magnitude / NANO as u128, magnitude % NANO as u128);
-        if fraction == 0 {
-            return write!(f, "{sign}{whole}");
-        }
-        let digits = format!("{fraction:09}");
-        write!(f, "{sign}{whole}.{}", digits.trim_end_matches('0'))
+        self.with_text(|text| f.write_str(text))
     }
 }
 
@@ -139,6 +182,19 @@ mod tests {
         }
         for bad in ["", ".5", "1.0000000001", "1e3", "--1", "1.x"] {
             assert!(bad.parse::<Quantity>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_widest_numbers_have_a_text() {
+        for (nano, shown) in [
+            (i128::MAX, "170141183460469231731687303715.884105727"),
+            (i128::MIN, "-170141183460469231731687303715.884105728"),
+            (i128::from(u64::MAX) + 1, "18446744073.709551616"),
+            (10 * NANO, "10"),
+            (-NANO / 1_000, "-0.000001"),
+        ] {
+            assert_eq!(Quantity(nano).to_string(), shown);
         }
     }
 

@@ -1,11 +1,12 @@
 //! A data folder while it is served: every partition folded by a thread of its own, ticks appended, reads answered.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::live::{Live, Stop};
@@ -143,9 +144,9 @@ impl Running {
             let (sender, told) = channel();
             let thread = std::thread::Builder::new().name("ticks".to_owned());
             threads.push(spawned(thread.spawn(move || append_ticks(&log, &clock, &told)), data)?);
-            *running.ticker.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+            *running.ticker.lock() = Some(sender);
         }
-        *running.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
+        *running.threads.lock() = threads;
         Ok(running)
     }
 
@@ -207,8 +208,8 @@ impl Running {
             sharing.stop();
         }
         self.stop.set();
-        drop(self.ticker.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(self.ticker.lock().take());
+        let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             if thread.join().is_err() {
                 tracing::error!("a partition's thread has panicked");

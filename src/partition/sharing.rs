@@ -10,12 +10,13 @@
 //! at again now and then, for a leader may just have been stale. The other partitions go on.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
 use super::PartitionError;
@@ -43,10 +44,6 @@ const ENDS_EVERY: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether this process was held up.
 const BEAT_EVERY: Duration = Duration::from_millis(100);
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// One partition that is ours, or was.
 struct Owned {
@@ -163,10 +160,10 @@ impl Ownership for Following {
                 });
                 return;
             }
-            let before = lock(&self.0.owned).remove(&number);
+            let before = self.0.owned.lock().remove(&number);
             match own(&self.0, number, before) {
                 Ok(owned) => {
-                    lock(&self.0.owned).insert(number, owned);
+                    self.0.owned.lock().insert(number, owned);
                 }
                 Err(cause) => tracing::error!(partition = number, %cause, "no thread for a partition"),
             }
@@ -174,7 +171,7 @@ impl Ownership for Following {
     }
 
     fn revoked(&self, partitions: &[u32]) {
-        let owned = lock(&self.0.owned);
+        let owned = self.0.owned.lock();
         let leaving = partitions.iter().filter_map(|p| owned.get(p));
         let quiet: Vec<_> = leaving
             .map(|owned| {
@@ -187,7 +184,7 @@ impl Ownership for Following {
         for one in quiet {
             let left = until.saturating_duration_since(Instant::now());
             let (mutex, changed) = &*one;
-            let _ = changed.wait_timeout_while(lock(mutex), left, |quiet| !*quiet);
+            changed.wait_while_for(&mut mutex.lock(), |quiet| !*quiet, left);
         }
     }
 
@@ -209,9 +206,9 @@ fn own(work: &Arc<Work>, number: u32, before: Option<Owned>) -> std::io::Result<
         }
         work.follow(number, &told_stop);
         work.log.let_go(number);
-        *lock(&told_quiet.0) = true;
+        *told_quiet.0.lock() = true;
         told_quiet.1.notify_all();
-        lock(&work.halted).remove(&number);
+        work.halted.lock().remove(&number);
         if let Some(partition) = work.partitions[number as usize].take()
             && let Err(cause) = partition.close()
         {
@@ -225,7 +222,7 @@ impl Work {
     /// Emits and answers nothing more; the process ends.
     fn end(&self, cause: &LogError) {
         tracing::error!(%cause, "this instance can't go on");
-        lock(&self.owned).values().for_each(|owned| owned.stop.set());
+        self.owned.lock().values().for_each(|owned| owned.stop.set());
         self.failed.send_replace(Some(cause.to_string()));
     }
 
@@ -254,7 +251,7 @@ impl Work {
                 wait = (wait * 2).min(RETRY_WAIT.1);
             } else {
                 tracing::error!(partition = number, %cause, "the partition is halted; the others go on");
-                lock(&self.halted).insert(number, cause.to_string());
+                self.halted.lock().insert(number, cause.to_string());
                 stop.wait(HALTED_WAIT);
             }
         }
@@ -268,7 +265,7 @@ impl Work {
         let next_offset = partition.machine.position.next_offset;
         self.log.follow(number, next_offset)?;
         live.serve(partition)?;
-        lock(&self.halted).remove(&number);
+        self.halted.lock().remove(&number);
         // Nobody may be listening any more at the end.
         let _ = self.taken.send(Told::Taken);
         tracing::info!(
@@ -315,7 +312,7 @@ impl Work {
         let ticks = served.map(|live| (Place::One(live.number), NewRecord::new(Kind::Tick, tick(now))));
         match self.log.append_placed(ticks.collect()) {
             Ok(receipts) => {
-                let mut skews_ms = lock(&self.skews_ms);
+                let mut skews_ms = self.skews_ms.lock();
                 skews_ms.extend(receipts.iter().map(|r| (r.partition, r.append_ms - now)));
             }
             Err(cause) => {
@@ -328,7 +325,7 @@ impl Work {
     fn look_at_ends(&self, moved: &mut BTreeMap<u32, (u64, Instant)>) {
         let is_served = |number: u32| self.partitions[number as usize].is_served();
         moved.retain(|number, _| is_served(*number));
-        lock(&self.stable).retain(|number, _| is_served(*number));
+        self.stable.lock().retain(|number, _| is_served(*number));
         for live in self.partitions.iter().filter(|l| l.is_served()) {
             let Ok((high, stable)) = self.log.high_and_stable(live.number) else {
                 continue;
@@ -342,7 +339,7 @@ impl Work {
                 stable,
                 still_ms: since.elapsed().as_millis() as u64,
             };
-            lock(&self.stable).insert(live.number, end);
+            self.stable.lock().insert(live.number, end);
         }
     }
 }
@@ -411,17 +408,17 @@ impl Sharing {
 
     /// Partitions that are halted, and why.
     pub fn halted(&self) -> BTreeMap<u32, String> {
-        lock(&self.work.halted).clone()
+        self.work.halted.lock().clone()
     }
 
     /// How the last stable offsets stand.
     pub fn stable_ends(&self) -> BTreeMap<u32, StableEnd> {
-        lock(&self.work.stable).clone()
+        self.work.stable.lock().clone()
     }
 
     /// How far the brokers' time was ahead of this machine's at the last tick of each partition, in milliseconds.
     pub fn tick_skews_ms(&self) -> BTreeMap<u32, Ms> {
-        lock(&self.work.skews_ms).clone()
+        self.work.skews_ms.lock().clone()
     }
 
     /// Whether partitions may have gone to another while this process was held up: then it answers no reads.
@@ -447,26 +444,26 @@ impl Sharing {
     /// Records of a partition that is served here and aren't folded, by the end of the log as it was seen last: no question to
     /// the cluster, so the answer is at hand also when the cluster isn't. `None` before the end was seen.
     pub fn lag_records(&self, live: &Live) -> Option<u64> {
-        let end = lock(&self.work.stable).get(&live.number)?.stable;
+        let end = self.work.stable.lock().get(&live.number)?.stable;
         let folded = self.log.read_up_to(live.number, live.standing().next_offset);
         Some(end.saturating_sub(folded))
     }
 
     /// Ends every fold, puts everything on disk, and is silent to the group.
     pub(super) fn stop(&self) {
-        let owned = std::mem::take(&mut *lock(&self.work.owned));
+        let owned = std::mem::take(&mut *self.work.owned.lock());
         owned.values().for_each(|one| one.stop.set());
         for one in owned.into_values() {
             if one.thread.join().is_err() {
                 tracing::error!("a partition's thread has panicked");
             }
         }
-        let watchers = std::mem::take(&mut *lock(&self.watchers));
+        let watchers = std::mem::take(&mut *self.watchers.lock());
         watchers.iter().for_each(|(stop, _)| stop.set());
         for (_, thread) in watchers {
             let _ = thread.join();
         }
-        if let Some((sender, thread)) = lock(&self.ticker).take() {
+        if let Some((sender, thread)) = self.ticker.lock().take() {
             let _ = sender.send(Told::End);
             let _ = thread.join();
         }

@@ -1,9 +1,10 @@
 //! The topics that are measured: made under a prefix of their own, filled as gateways would, removed at the end.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use prost::Message;
 use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -232,7 +233,7 @@ impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, stamp: usize) {
-        let lock = || self.0.delivered.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.0.delivered.lock();
         match result {
             Ok(_) if stamp == 0 => {}
             Ok(message) => lock().0.push(Delivered {
@@ -289,7 +290,7 @@ impl Feed {
 
     fn finish(self) -> Result<Vec<Delivered>, CliError> {
         self.producer.flush(Duration::from_secs(60)).map_err(failed)?;
-        let mut reports = self.reports.delivered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reports = self.reports.delivered.lock();
         match reports.1.take() {
             Some(cause) => Err(failed(cause)),
             None => Ok(std::mem::take(&mut reports.0)),

@@ -12,9 +12,10 @@
 //! Any failure of a transaction ends the producer: its outcome may be unknown, and the tails say it once they are read anew.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
@@ -63,7 +64,7 @@ impl ProducerContext for Context {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reports = self.reports.lock();
         match result {
             Ok(message) => {
                 let offset = u64::try_from(message.offset()).unwrap_or(0);
@@ -153,8 +154,8 @@ impl Emitter {
         Ok(emitter)
     }
 
-    fn reports(&self) -> std::sync::MutexGuard<'_, Reports> {
-        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reports(&self) -> MutexGuard<'_, Reports> {
+        self.reports.lock()
     }
 
     /// Writes a record to each output partition and to the input, and takes them back. Where they stood.

@@ -11,11 +11,12 @@
 //! once that is open.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
@@ -73,7 +74,7 @@ struct Shared {
     /// Held from taking records off the client's queue until they are in their baskets, and while partitions are assigned or let
     /// go. So nothing that is handed over is of an assignment that is over, and nothing of a new one is taken for that: either
     /// way records would be skipped without a trace.
-    steady: parking_lot::Mutex<()>,
+    steady: Mutex<()>,
     /// A basket was taken.
     taken: Condvar,
     stop: AtomicBool,
@@ -85,10 +86,6 @@ pub struct Fetcher {
     consumer: Arc<BaseConsumer<Quiet>>,
     topic: String,
     thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The kind and headers of a message of the input topic.
@@ -137,7 +134,7 @@ impl Fetcher {
             .ok_or_else(|| broker("making the client that fetches", "it has no queue"))?;
         let shared = Arc::new(Shared {
             baskets: Mutex::new(BTreeMap::new()),
-            steady: parking_lot::Mutex::new(()),
+            steady: Mutex::new(()),
             taken: Condvar::new(),
             stop: AtomicBool::new(false),
         });
@@ -163,7 +160,7 @@ impl Fetcher {
     pub fn follow(&self, partition: u32, from: u64) -> Result<(), LogError> {
         let _steady = self.shared.steady.lock();
         self.let_go(partition)?;
-        lock(&self.shared.baskets).insert(partition, Basket::default());
+        self.shared.baskets.lock().insert(partition, Basket::default());
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&self.topic, partition as i32, Offset::Offset(from as i64))
             .map_err(|e| kafka("assigning a partition", &e))?;
@@ -179,7 +176,7 @@ impl Fetcher {
     }
 
     fn let_go(&self, partition: u32) -> Result<(), LogError> {
-        let Some(basket) = lock(&self.shared.baskets).remove(&partition) else {
+        let Some(basket) = self.shared.baskets.lock().remove(&partition) else {
             return Ok(());
         };
         self.shared.taken.notify_all();
@@ -199,13 +196,13 @@ impl Fetcher {
 
     /// Whether the partition is fetched.
     pub fn follows(&self, partition: u32) -> bool {
-        lock(&self.shared.baskets).contains_key(&partition)
+        self.shared.baskets.lock().contains_key(&partition)
     }
 
     /// Takes what is there of a partition: `batch` is emptied and swapped for it.
     pub fn take(&self, partition: u32, batch: &mut Batch) -> Result<(), LogError> {
         batch.clear();
-        let mut baskets = lock(&self.shared.baskets);
+        let mut baskets = self.shared.baskets.lock();
         let Some(basket) = baskets.get_mut(&partition) else {
             return Err(LogError::NotOwned { partition });
         };
@@ -220,7 +217,7 @@ impl Fetcher {
     /// Waits until there is a record, an error or nothing to wait for any more. Whether there is something to take.
     pub fn wait(&self, partition: u32, timeout: Duration) -> bool {
         let until = Instant::now() + timeout;
-        let mut baskets = lock(&self.shared.baskets);
+        let mut baskets = self.shared.baskets.lock();
         // Whoever asks for more has folded what it took.
         if let Some(basket) = baskets.get_mut(&partition) {
             basket.in_hands = false;
@@ -233,16 +230,13 @@ impl Fetcher {
             let Some(left) = until.checked_duration_since(Instant::now()) else {
                 return false;
             };
-            let (guard, _) = filled
-                .wait_timeout(baskets, left)
-                .unwrap_or_else(PoisonError::into_inner);
-            baskets = guard;
+            filled.wait_for(&mut baskets, left);
         }
     }
 
     /// The offset below which nothing is left to be folded, if nothing waits and nothing is being folded.
     pub fn read_up_to(&self, partition: u32) -> Option<u64> {
-        let baskets = lock(&self.shared.baskets);
+        let baskets = self.shared.baskets.lock();
         baskets
             .get(&partition)
             .filter(|b| b.batch.is_empty() && !b.in_hands)
@@ -251,7 +245,9 @@ impl Fetcher {
 
     /// When the oldest record that waits was appended.
     pub fn waiting_since(&self, partition: u32) -> Option<crate::model::Ms> {
-        lock(&self.shared.baskets)
+        self.shared
+            .baskets
+            .lock()
             .get(&partition)?
             .batch
             .get(0)
@@ -262,7 +258,7 @@ impl Fetcher {
     pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.taken.notify_all();
-        if let Some(thread) = lock(&self.thread).take()
+        if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
         {
             tracing::error!("the poll thread has panicked");
@@ -305,7 +301,7 @@ impl Poll {
             });
             let full = self.hand_over(&mut ends, &mut fetched, &mut failed);
             // Whoever waits to assign comes first.
-            parking_lot::MutexGuard::unlock_fair(steady);
+            MutexGuard::unlock_fair(steady);
             if !full.is_empty() {
                 self.wait_or_pause(&full);
             }
@@ -322,7 +318,7 @@ impl Poll {
     ) -> Vec<u32> {
         let mut full = Vec::new();
         let mut told = Vec::new();
-        let mut baskets = lock(&self.shared.baskets);
+        let mut baskets = self.shared.baskets.lock();
         for (partition, batch) in (0u32..).zip(fetched).filter(|(_, b)| !b.is_empty()) {
             // Of a partition that was let go nothing is of use.
             if let Some(basket) = baskets.get_mut(&partition) {
@@ -360,18 +356,15 @@ impl Poll {
                 .get(p)
                 .is_some_and(|b| !b.paused && b.batch.bytes_len() >= BASKET_BYTES)
         };
-        let baskets = lock(&self.shared.baskets);
-        let (baskets, _) = self
-            .shared
-            .taken
-            .wait_timeout_while(baskets, FULL_WAIT, |baskets| {
-                !self.shared.stop.load(Ordering::Acquire) && full.iter().any(|p| is_full(baskets, p))
-            })
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut baskets = self.shared.baskets.lock();
+        let waits = |baskets: &mut BTreeMap<u32, Basket>| {
+            !self.shared.stop.load(Ordering::Acquire) && full.iter().any(|p| is_full(baskets, p))
+        };
+        self.shared.taken.wait_while_for(&mut baskets, waits, FULL_WAIT);
         drop(baskets);
         // What is paused must still be assigned.
         let steady = self.shared.steady.lock();
-        let mut baskets = lock(&self.shared.baskets);
+        let mut baskets = self.shared.baskets.lock();
         let mut list = TopicPartitionList::new();
         for partition in full {
             if is_full(&baskets, partition)
@@ -387,13 +380,13 @@ impl Poll {
         {
             tracing::warn!(%cause, "a partition can't be paused");
         }
-        parking_lot::MutexGuard::unlock_fair(steady);
+        MutexGuard::unlock_fair(steady);
     }
 
     fn resume(&self) {
         let _steady = self.shared.steady.lock();
         let mut list = TopicPartitionList::new();
-        for (partition, basket) in lock(&self.shared.baskets).iter_mut() {
+        for (partition, basket) in self.shared.baskets.lock().iter_mut() {
             if basket.paused && basket.batch.bytes_len() < BASKET_BYTES / 2 {
                 basket.paused = false;
                 list.add_partition(&self.topic, *partition as i32);

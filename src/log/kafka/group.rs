@@ -4,11 +4,12 @@
 //! never waits for a fold, and a heartbeat that is missed means that the process hangs.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -45,10 +46,6 @@ impl ClientContext for Context {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn numbers(list: &TopicPartitionList, topic: &str) -> Vec<u32> {
     let elements = list.elements_for_topic(topic);
     elements
@@ -65,14 +62,14 @@ impl ConsumerContext for Context {
         let result = if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             tracing::info!(?partitions, "the group gives partitions");
             let result = consumer.incremental_assign(list).and_then(|()| consumer.pause(list));
-            lock(&self.owned).extend(&partitions);
+            self.owned.lock().extend(&partitions);
             if !partitions.is_empty() {
                 self.ownership.assigned(&partitions);
             }
             result
         } else {
             tracing::info!(?partitions, "the group takes partitions");
-            lock(&self.owned).retain(|p| !partitions.contains(p));
+            self.owned.lock().retain(|p| !partitions.contains(p));
             if !partitions.is_empty() {
                 self.ownership.revoked(&partitions);
             }
@@ -150,7 +147,7 @@ impl Member {
                 }
             })
             .map_err(|e| broker("starting the member's thread", e))?;
-        *lock(&member.thread) = Some(thread);
+        *member.thread.lock() = Some(thread);
         Ok(member)
     }
 
@@ -161,12 +158,12 @@ impl Member {
 
     /// Whether the partition is ours as far as this process knows.
     pub fn owns(&self, partition: u32) -> bool {
-        lock(&self.owned).contains(&partition)
+        self.owned.lock().contains(&partition)
     }
 
     /// The partitions that are ours as far as this process knows.
     pub fn owned(&self) -> Vec<u32> {
-        lock(&self.owned).iter().copied().collect()
+        self.owned.lock().iter().copied().collect()
     }
 
     /// Whether the group may have given our partitions to another while this process was held up. Reads aren't answered then.
@@ -230,7 +227,7 @@ impl Member {
     /// Leaves the group (a static member's partitions stay its own for the session's time).
     pub fn leave(&self) {
         self.stop.store(true, Ordering::Release);
-        if let Some(thread) = lock(&self.thread).take()
+        if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
         {
             tracing::error!("the member's thread has panicked");

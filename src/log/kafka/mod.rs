@@ -23,9 +23,10 @@ pub mod settings;
 pub mod topics;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::{Batch, Identity, Log, LogError, NewRecord, Place, Receipt, Retention, next_outputs};
@@ -71,10 +72,6 @@ pub(crate) fn broker(doing: &str, cause: impl std::fmt::Display) -> LogError {
         cause: cause.to_string(),
         fenced: false,
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// So many outputs further on is read from where the last page ended, without looking for the place.
@@ -160,7 +157,7 @@ impl KafkaLog {
             tracing::warn!(partition, %cause, "a partition can't be let go");
         }
         if let Some(emitter) = self.emitters.get(partition as usize) {
-            *lock(emitter) = None;
+            *emitter.lock() = None;
         }
     }
 
@@ -186,7 +183,7 @@ impl KafkaLog {
 
     fn emitter(&self, partition: u32) -> Result<MutexGuard<'_, Option<Emitter>>, LogError> {
         self.check(partition)?;
-        Ok(lock(&self.emitters[partition as usize]))
+        Ok(self.emitters[partition as usize].lock())
     }
 
     /// The chain of the delivered output with that sequence.
@@ -199,7 +196,7 @@ impl KafkaLog {
     fn offset_after(&self, partition: u32, topic: Topic, after: u64) -> Result<u64, LogError> {
         let name = self.settings.output(topic);
         // Every output takes an offset, and markers some more: so the one wanted doesn't stand before that.
-        if let Some(&(sequence, offset)) = lock(&self.pages).get(&(topic, partition))
+        if let Some(&(sequence, offset)) = self.pages.lock().get(&(topic, partition))
             && let Some(further) = after.checked_sub(sequence)
             && further <= NEAR_OUTPUTS
         {
@@ -330,12 +327,12 @@ impl Log for KafkaLog {
         // A stale leader may tell an old end; what was there when the partition was taken over is known.
         let known = self.emitter(partition)?.as_ref().map_or(0, |e| e.input_barrier + 1);
         let end = end.max(known);
-        lock(&self.ends).insert(partition, (Instant::now(), end));
+        self.ends.lock().insert(partition, (Instant::now(), end));
         Ok(end)
     }
 
     fn recent_end(&self, partition: u32) -> Result<u64, LogError> {
-        if let Some((asked, end)) = lock(&self.ends).get(&partition)
+        if let Some((asked, end)) = self.ends.lock().get(&partition)
             && asked.elapsed() < END_FRESH
         {
             return Ok(*end);
@@ -485,7 +482,7 @@ impl Log for KafkaLog {
                 Seen::End(_) => Next::Enough,
             })?;
         if let Some(next) = next {
-            lock(&self.pages).insert((topic, partition), next);
+            self.pages.lock().insert((topic, partition), next);
         }
         Ok(outputs)
     }
@@ -500,7 +497,7 @@ impl Log for KafkaLog {
         let Some(member) = self.member.get() else {
             return Ok(0);
         };
-        let mut known = lock(&self.group_offsets[partition as usize]);
+        let mut known = self.group_offsets[partition as usize].lock();
         // Another owner may have gone on meanwhile.
         let offset = member.committed(partition)?.max(known.unwrap_or(0));
         *known = Some(offset);
@@ -512,7 +509,7 @@ impl Log for KafkaLog {
         let Some(member) = self.member.get() else {
             return Ok(());
         };
-        let mut known = lock(&self.group_offsets[partition as usize]);
+        let mut known = self.group_offsets[partition as usize].lock();
         if known.is_none_or(|known| below > known) {
             member.commit(partition, below)?;
             *known = Some(below);

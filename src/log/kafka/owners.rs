@@ -4,9 +4,10 @@
 //! group knows where to ask, and there is nothing else to keep in step.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::fetch::Quiet;
@@ -43,7 +44,7 @@ impl Directory {
 
     /// Who owns what, at most two seconds old.
     pub fn owners(&self) -> Result<Owners, LogError> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         if let Some((asked, owners)) = known.as_ref()
             && asked.elapsed() < FRESH
         {
@@ -56,7 +57,7 @@ impl Directory {
 
     /// The next question goes to the group.
     pub fn forget(&self) {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.known.lock() = None;
     }
 
     fn ask(&self) -> Result<Owners, LogError> {

@@ -1,8 +1,9 @@
 //! Appending to the input topic: events, ticks and forwards by an idempotent producer; control by one transaction at a time.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders, Timestamp};
@@ -47,12 +48,8 @@ impl Pending {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn told(&self, at: usize, result: Result<Receipt, KafkaError>) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.waiting = state.waiting.saturating_sub(1);
         match result {
             Ok(receipt) => state.receipts[at] = Some(receipt),
@@ -158,7 +155,7 @@ impl Publisher {
             if let Some(headers) = headers(record) {
                 message = message.headers(headers);
             }
-            pending.lock().waiting += 1;
+            pending.state.lock().waiting += 1;
             let mut next = Some(message);
             while let Some(message) = next.take() {
                 match self.producer.send(message) {
@@ -173,16 +170,12 @@ impl Publisher {
             }
         }
         let until = Instant::now() + APPEND_WAIT;
-        let mut state = pending.lock();
+        let mut state = pending.state.lock();
         while state.waiting > 0 {
             let Some(left) = until.checked_duration_since(Instant::now()) else {
                 return Err(broker("appending to the log", "the brokers haven't answered in 40 s"));
             };
-            let (guard, _) = pending
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner);
-            state = guard;
+            pending.changed.wait_for(&mut state, left);
         }
         if let Some(cause) = &state.failed {
             return Err(kafka("appending to the log", cause));
@@ -247,7 +240,7 @@ impl ControlWriter {
             self.producer.send(message).map_err(|(e, _)| kafka(doing, &e))?;
         }
         self.producer.flush(CONTROL_WAIT).map_err(|e| kafka(doing, &e))?;
-        if let Some(cause) = pending.lock().failed.take() {
+        if let Some(cause) = pending.state.lock().failed.take() {
             // Nothing of it counts: the next writer takes it back too, should this fail.
             let _ = self.producer.abort_transaction(CONTROL_WAIT);
             return Err(kafka(doing, &cause));
@@ -255,7 +248,7 @@ impl ControlWriter {
         self.producer
             .commit_transaction(CONTROL_WAIT)
             .map_err(|e| kafka(doing, &e))?;
-        Ok(pending.lock().receipts.iter().copied().flatten().collect())
+        Ok(pending.state.lock().receipts.iter().copied().flatten().collect())
     }
 }
 

@@ -3,9 +3,10 @@
 //! Each reading has a client to itself; clients are kept for the next one.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
@@ -56,7 +57,7 @@ impl Readers {
     }
 
     fn client(&self) -> Result<Queue<Quiet>, LogError> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.lock();
         if let Some(queue) = idle.pop() {
             return Ok(queue);
         }
@@ -72,7 +73,7 @@ impl Readers {
     }
 
     fn give_back(&self, queue: Queue<Quiet>) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.lock();
         if idle.len() < KEPT_MAX {
             idle.push(queue);
         }
