@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod backup;
 pub mod bench;
+pub mod bench_fold;
 pub mod bench_kafka;
 pub mod bench_serve;
 pub mod check;

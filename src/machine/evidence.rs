@@ -194,7 +194,11 @@ impl Evidence {
             self.last = event.occurred_at;
             difference.changed = true;
         }
-        if event.attempt != 0 && !self.admit_attempt(event.attempt) {
+        if event.attempt != 0 && !self.admit_attempt(event.attempt, names, difference) {
+            for reading in &event.usage {
+                let meter = names.symbols.intern(reading.meter);
+                self.hold_name(meter, names, difference);
+            }
             return;
         }
         let words = self.merge_label(event, shape, names) | self.merge_ending(event, names);
@@ -213,7 +217,7 @@ impl Evidence {
     }
 
     /// Of more than 64 numbered attempts the lowest hold: makes room, or says that there is none.
-    fn admit_attempt(&mut self, attempt: u8) -> bool {
+    fn admit_attempt(&mut self, attempt: u8, names: &Names, difference: &mut Difference) -> bool {
         if self.labels.len() < ATTEMPTS_PER_CALL_MAX {
             return true;
         }
@@ -236,8 +240,36 @@ impl Evidence {
         }
         self.labels.retain(|l| l.attempt != highest);
         self.endings.retain(|e| e.attempt != highest);
+        let dropped: Vec<Sym> = self
+            .amounts
+            .iter()
+            .filter(|a| a.attempt == highest)
+            .map(|a| a.meter)
+            .collect();
         self.amounts.retain(|a| a.attempt != highest);
+        for meter in dropped {
+            self.hold_name(meter, names, difference);
+        }
         true
+    }
+
+    /// A meter of an attempt that isn't held still counts among the least names, or it would matter which came first. A reserved
+    /// amount of nothing keeps its place: no verdict and no bill looks at one.
+    fn hold_name(&mut self, meter: Sym, names: &Names, difference: &mut Difference) {
+        let name_alone = Amount {
+            value: 0,
+            meter,
+            attempt: 0,
+            scale: 0,
+            provenance: Provenance::Reserved,
+        };
+        let meters = |amounts: &[Amount]| amounts.iter().filter(|a| a.provenance != Provenance::Reserved).count();
+        let before = meters(&self.amounts);
+        let changes = difference.amounts.len();
+        self.merge_amount(name_alone, names, difference);
+        difference.amounts.truncate(changes);
+        // Only what it has driven out is a change.
+        difference.changed |= meters(&self.amounts) != before;
     }
 
     fn merge_label(&mut self, event: &Event<'_>, shape: ShapeId, names: &mut Names) -> bool {
@@ -410,5 +442,62 @@ mod tests {
         assert_eq!(size_of::<Ending>(), 32);
         assert_eq!(size_of::<Amount>(), 16);
         assert!(size_of::<Evidence>() <= 144, "{}", size_of::<Evidence>());
+    }
+
+    /// An event of an attempt with readings of these meters.
+    fn event(attempt: u32, meters: &[u32]) -> Vec<u8> {
+        use prost::Message;
+        crate::wire::pb::CallEvent {
+            account_id: "acme".to_owned(),
+            call_id: "c".to_owned(),
+            phase: Phase::UsageReported as i32,
+            occurred_at: Some(prost_types::Timestamp::default()),
+            attempt,
+            usage: meters
+                .iter()
+                .map(|meter| crate::wire::pb::Quantity {
+                    meter: format!("x.m{meter:03}"),
+                    value: i64::from(*meter) + 1,
+                    ..Default::default()
+                })
+                .collect(),
+            ..Default::default()
+        }
+        .encode_to_vec()
+    }
+
+    fn merged(events: &[&Vec<u8>], names: &mut Names) -> Evidence {
+        let (mut evidence, mut difference) = (Evidence::new(0), Difference::default());
+        for bytes in events {
+            let Ok(event) = crate::wire::protobuf::decode(bytes) else {
+                panic!("not an event")
+            };
+            evidence.merge(&event, ShapeId::NONE, names, &mut difference);
+        }
+        evidence
+    }
+
+    #[test]
+    fn past_both_limits_it_does_not_matter_what_came_first() {
+        let mut names = Names::default();
+        (0..100).for_each(|meter| {
+            names.symbols.intern(&format!("x.m{meter:03}"));
+        });
+        // Attempt 65 is driven out by attempt 1, and with it the one reading of the least name.
+        let mut events = vec![event(65, &[0]), event(1, &[]), event(2, &[99])];
+        events.extend((3..65).map(|attempt| event(attempt, &[attempt])));
+        events.extend((66..90).map(|attempt| event(attempt, &[attempt % 7, attempt])));
+        let one_after_the_other: Vec<&Vec<u8>> = events.iter().collect();
+        let expected = merged(&one_after_the_other, &mut names);
+        let mut order: Vec<usize> = (0..events.len()).collect();
+        for round in 0..200 {
+            // Any step without a common divisor visits all.
+            let step = [1, 2, 4, 5, 7, 8, 11, 13, 16, 17][round % 10];
+            for (place, at) in order.iter_mut().enumerate() {
+                *at = (place * step + round) % events.len();
+            }
+            let again: Vec<&Vec<u8>> = order.iter().map(|&at| &events[at]).chain(&events).collect();
+            assert_eq!(merged(&again, &mut names), expected, "round {round}");
+        }
     }
 }

@@ -38,7 +38,7 @@ const WARM_MAX: u64 = 1 << 20;
 const FLUSH_PARTS: u64 = 48;
 
 /// … or for so many times `flush_ms`: the log keeps what isn't flushed.
-const FLUSH_WAITS: u64 = 64;
+const FLUSH_WAITS: u64 = 1_920;
 
 /// So many times larger commits are, in events and time, while the fold is behind.
 const BEHIND_TIMES: u64 = 5;
