@@ -57,9 +57,11 @@
 //! that another instance owns is handed to that one.
 //!
 //! *A read's way.* The fold holds the partition's lock for half a millisecond at a time. A read takes, under that lock, copies of
-//! what memory holds of one account and a snapshot of the store, lets go, reads the snapshot ([`partition::account`]), and is
-//! answered with the partition, offset and clock at which it stands. Whoever follows an account's stream is told by one hub a
-//! partition, which looks at most four times a second which watched accounts have changed.
+//! what memory holds of one account ([`partition::taken`]); if the fold is at work, the fold does it for the reader between two
+//! groups of records. Off the lock the store's rows of the same moment are put beneath it, summed and priced
+//! ([`partition::usage`], [`partition::account`]), and the answer says the partition, offset and clock at which it stands. A commit
+//! keeps readers out while it takes what changed, not while that is written. Whoever follows an account's stream is told by one task
+//! ([`http::watchers`]), which looks at most four times a second which watched accounts have changed.
 //!
 //! | question | file |
 //! |---|---|

@@ -53,6 +53,8 @@ codes! {
     CallUnknown = "call_unknown", NOT_FOUND, "Nothing is known of the call", "check the id; calls are forgotten after the amendment window, their verdicts stay in the calls output";
     /// The account doesn't have the period.
     PeriodUnknown = "period_unknown", NOT_FOUND, "The account doesn't have the period", "list the account's periods";
+    /// Hours of a closed period.
+    HoursGone = "hours_gone", GONE, "Hours of a closed period aren't kept", "ask for window=day; hours are kept until their period closes";
     /// No such partition, topic.
     OutputUnknown = "output_unknown", NOT_FOUND, "There is no such output", "topics are statements, calls, alerts and rejects; partitions count from 0";
     /// Wrong method.
@@ -73,6 +75,8 @@ codes! {
     Behind = "behind", PRECONDITION_FAILED, "What was asked for isn't folded yet", "ask again after the time that Retry-After gives";
     /// A partition isn't served right now.
     NotServed = "not_served", SERVICE_UNAVAILABLE, "The account's partition isn't served right now", "ask again after the time that Retry-After gives";
+    /// A partition has stopped for good.
+    PartitionFailed = "partition_failed", SERVICE_UNAVAILABLE, "The account's partition has stopped", "`detail` says why; the operator restarts the service, see deploy/RUNBOOK.md";
     /// The owner of the partition, another instance, is silent.
     OwnerSilent = "owner_silent", SERVICE_UNAVAILABLE, "The instance that owns the partition doesn't answer", "ask again after the time that Retry-After gives; its partitions are given to others soon if it stays away";
     /// This instance may have lost its partitions without knowing it yet.
@@ -224,6 +228,7 @@ impl From<ReadError> for Problem {
     fn from(cause: ReadError) -> Self {
         match cause {
             ReadError::NotServed { .. } => Self::new(Code::NotServed, cause.to_string()),
+            ReadError::Stopped { .. } => Self::new(Code::PartitionFailed, cause.to_string()),
             ReadError::Failed(PartitionError::Log(cause)) => cause.into(),
             ReadError::Failed(_) => Self::new(Code::Internal, cause.to_string()),
         }

@@ -290,9 +290,9 @@ pub async fn statements(
 ) -> Result<Response, Problem> {
     caller.may_read(&account)?;
     let live = service.partition_of(&account, params.at_least()?).await?;
-    let (standing, profile, periods) = live
-        .periods(&account)?
-        .ok_or_else(|| Problem::account_unknown(&account))?;
+    let of = account.clone();
+    let found = read(move || live.periods(&of)).await?;
+    let (standing, profile, periods) = found.ok_or_else(|| Problem::account_unknown(&account))?;
     let now = standing.clock.unwrap_or_default();
     let running = periods.iter().find(|(p, _)| p.from <= now && now < p.until);
     let body = PeriodsBody {

@@ -25,6 +25,8 @@ use super::watchers::{Form, ROUND_EVERY, Totals, Watch};
 use crate::partition::account::{UsageQuery, Window};
 use crate::partition::live::{Live, ReadError, Standing};
 use crate::partition::sharing::Sharing;
+use crate::partition::taken::Taken;
+use crate::store::rows::Rows;
 
 /// So often something is sent though nothing has changed, for those in between that end what is silent.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
@@ -70,14 +72,17 @@ pub fn id(standing: Standing) -> String {
     format!("{}:{}", standing.partition, standing.next_offset.saturating_sub(1))
 }
 
-/// The totals as a message; `None`: there is no such account.
-pub fn totals(live: &Live, account: &str, query: &UsageQuery) -> Result<Option<Totals>, ReadError> {
-    let Some(found) = live.usage(account, query)? else {
-        return Ok(None);
-    };
+/// The totals as a message, from what was taken of the account.
+pub fn totals(
+    live: &Live,
+    taken: &Taken,
+    rows: &mut Rows<'_>,
+    query: &UsageQuery,
+) -> Result<Option<Totals>, ReadError> {
+    let found = live.usage_of(taken, rows, query)?;
     let mut message = format!("id: {}\ndata: ", id(found.standing)).into_bytes();
     // Strings and numbers in structs: nothing that JSON can't say, and no line break.
-    if serde_json::to_writer(&mut message, &usage::body(account, &found, query)).is_err() {
+    if serde_json::to_writer(&mut message, &usage::body(&taken.id, &found, query)).is_err() {
         return Ok(None);
     }
     message.extend_from_slice(b"\n\n");
@@ -178,17 +183,17 @@ pub async fn follow(
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let live = service.partition_of(account, None).await?;
-    let (reader, of) = (Arc::clone(&live), account.to_owned());
-    let asked = headers.clone();
-    let (known, seen) = blocking(move || -> Result<_, ReadError> {
-        let known = reader.read(|p| p.machine.accounts.find(&of).is_some())?;
-        Ok((known, seen(&asked, &reader)))
-    })
-    .await??;
-    if !known {
+    let of = account.to_owned();
+    if !live.ask(move |look| look.knows(&of)).await? {
         return Err(Problem::account_unknown(account));
     }
-    let watch = service.watchers.watch(&live, account, form);
+    // Kafka's end is asked of the cluster.
+    let (reader, asked) = (Arc::clone(&live), headers.clone());
+    let seen = match headers.get(LAST_EVENT_ID) {
+        Some(_) => blocking(move || seen(&asked, &reader)).await?,
+        None => None,
+    };
+    let watch = service.watchers.watch(&live, account, form, seen.map(|s| s.offset));
     let watch = watch.ok_or_else(|| Problem::new(Code::Internal, "a partition without watchers"))?;
     let follower = Follower {
         watch,
@@ -214,7 +219,8 @@ pub async fn follow(
 ///
 /// Server-sent events. Each message is the body of a usage read of the running period: absolute totals with the calls by
 /// outcome, never differences, so after a cut the next message has all. `id` is PARTITION:OFFSET of the last record that is
-/// in it; give it as `Last-Event-ID` to get nothing older. A message is sent at once, then when something has changed, each
+/// in it; give it, or the place of an event of your own, as `Last-Event-ID` to get nothing older. Totals of more than 10,000 rows
+/// are cut off there, with `next` as the usage read has it. A message is sent at once, then when something has changed, each
 /// 250 ms at most (less often while very many accounts are watched); a slow client misses totals in between, never the last.
 /// When nothing changes for 15 s, a comment line is sent. Ends after five minutes, so that an expired token reads no more,
 /// and when the service shuts down: connect again.
@@ -248,7 +254,7 @@ pub async fn usage_stream(
         ));
     }
     let live = service.partition_of(&account, None).await?;
-    let rollups = blocking(move || live.rollup_names()).await??;
+    let rollups = live.ask(|look| look.words.rollup_names()).await?;
     let query = UsageParams::running(params.window, params.group_by).query(&rollups)?;
     follow(&service, &account, Form::Usage(query), ROUND_EVERY, &headers).await
 }

@@ -1,10 +1,13 @@
 //! `GET /v1/accounts/{account}/usage`: totals by window and group, with amounts.
+//!
+//! What is in memory and small, the rule by far, is answered by the task that serves the socket: it neither waits for the fold nor
+//! for the disk, and no other thread has to be woken. All else is summed and written where waiting is allowed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -13,15 +16,24 @@ use utoipa::{IntoParams, ToSchema};
 use super::answer::{self, AsOf};
 use super::caller::Caller;
 use super::params::{Params, Places, instant, month};
-use super::problem::{Problem, ProblemBody};
-use super::service::{Service, read};
+use super::problem::{Code, Problem, ProblemBody};
+use super::service::{Service, blocking};
 use crate::machine::accounts::{Period, Standing as PeriodStanding};
 use crate::model::money::decimal_string;
 use crate::model::period::rfc3339;
 use crate::partition::account::{Usage, UsageQuery, Window};
+use crate::partition::live::Look;
+use crate::partition::taken::{Asked, Taken};
+use crate::partition::usage::NoCursor;
 
 /// Periods asked for at a time: those that are kept.
 const MONTHS_MAX: u32 = 25;
+
+/// Rows of an answer.
+const ROWS_MAX: usize = 10_000;
+
+/// The header in which an answer says how to go on, for forms other than JSON.
+const NEXT: &str = "reckon-next";
 
 /// What is asked.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -37,19 +49,25 @@ pub struct UsageParams {
     /// The last of several periods.
     #[param(nullable = false, pattern = r"^\d{4}-(0[1-9]|1[0-2])$")]
     until_period: Option<String>,
-    /// Only windows that begin at or after this time (RFC 3339).
+    /// Only hours (for windows of an hour) or days that begin at or after this time (RFC 3339); a month then sums those days.
     #[param(nullable = false, format = DateTime)]
     from: Option<String>,
-    /// Only windows that begin before this time (RFC 3339).
+    /// Only hours (for windows of an hour) or days that begin before this time (RFC 3339); a month then sums those days.
     #[param(nullable = false, format = DateTime)]
     until: Option<String>,
-    /// Length of a window in the account's time zone: `hour` (open periods only), `day` or `month`.
+    /// Length of a window in the account's time zone: `hour` (kept until a period closes), `day` or `month`.
     #[param(nullable = false, inline)]
     window: Option<Window>,
     /// What is told apart besides the meter, separated by commas: service, product, class, or names of rollup dimensions;
     /// `product,class` if not given.
     #[param(nullable = false, example = "product,class")]
     group_by: Option<String>,
+    /// Rows of an answer at most, up to 10,000, which holds if it isn't given. If there are more, `next` says how to go on.
+    #[param(nullable = false, minimum = 1, maximum = 10_000)]
+    limit: Option<usize>,
+    /// The `next` of the answer before, with all else as it was asked for that.
+    #[param(nullable = false, max_length = 16_384)]
+    after: Option<String>,
     /// Else by the Accept header.
     #[param(nullable = false, inline)]
     format: Option<Format>,
@@ -152,11 +170,14 @@ pub struct UsageBody {
     pub periods: Vec<PeriodBounds>,
     /// Quantities and amounts.
     pub rows: Vec<UsageRow>,
-    /// Calls by outcome and reason; empty for windows of an hour.
+    /// Calls by outcome and reason, of the windows that begin in this answer; empty for windows of an hour.
     pub calls: Vec<CallsRow>,
-    /// Sum of the rows' amounts, unrounded; absent if it can't be expressed.
+    /// Sum of the amounts of the rows that are here, unrounded; absent if it can't be expressed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub amount: Option<String>,
+    /// There are more rows: give it as `after` to go on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 impl UsageParams {
@@ -174,8 +195,14 @@ impl UsageParams {
         let window = self.window.unwrap_or_default();
         let mut query = UsageQuery {
             window,
+            limit: Some(self.limit.unwrap_or(ROWS_MAX)),
             ..UsageQuery::default()
         };
+        if !query.limit.is_some_and(|limit| (1..=ROWS_MAX).contains(&limit)) {
+            return Err(Problem::parameter("limit", format!("give a number from 1 to {ROWS_MAX}")));
+        }
+        let after = self.after.as_deref().map(str::parse).transpose();
+        query.after = after.map_err(|cause: NoCursor| Problem::parameter("after", cause.to_string()))?;
         for name in self.group_by.as_deref().unwrap_or("product,class").split(',') {
             match name.trim() {
                 "" | "meter" => {}
@@ -300,6 +327,7 @@ pub fn body(account: &str, usage: &Usage, query: &UsageQuery) -> UsageBody {
         rows,
         calls,
         amount: amount.map(decimal_string),
+        next: usage.next.as_ref().map(ToString::to_string),
     }
 }
 
@@ -357,9 +385,41 @@ fn csv(body: &UsageBody, query: &UsageQuery) -> String {
     text
 }
 
+/// How an answer is to be written.
+struct Writing {
+    account: String,
+    query: UsageQuery,
+    as_csv: bool,
+}
+
+impl Writing {
+    fn answer(&self, usage: &Usage) -> Result<Response, Problem> {
+        let closed = usage.periods.iter().find(|p| p.standing == PeriodStanding::Closed);
+        if let Some(period) = closed.filter(|_| self.query.window == Window::Hour) {
+            let detail = format!("{} is closed: its usage is kept by day, no longer by hour", period.month);
+            return Err(Problem {
+                field: Some("window".to_owned()),
+                ..Problem::new(Code::HoursGone, detail)
+            });
+        }
+        let body = body(&self.account, usage, &self.query);
+        if !self.as_csv {
+            return Ok(answer::json(usage.standing, body));
+        }
+        let text = ([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], csv(&body, &self.query));
+        let mut response = answer::with_standing(usage.standing, text.into_response());
+        if let Some(next) = body.next.as_deref().and_then(|next| HeaderValue::from_str(next).ok()) {
+            response.headers_mut().insert(NEXT, next);
+        }
+        Ok(response)
+    }
+}
+
 /// An account's usage
 ///
-/// Totals by window (hour, day, month in the account's zone) and by what `group_by` names. Exact decimals as strings.
+/// Totals by window (hour, day, month in the account's zone) and by what `group_by` names. Exact decimals as strings. An answer
+/// has 10,000 rows at most; if there are more, it has a `next` (as CSV in the header `Reckon-Next`), and each answer is as of the
+/// record that it names.
 #[utoipa::path(
     get,
     path = "/v1/accounts/{account}/usage",
@@ -383,14 +443,27 @@ pub async fn usage(
     let as_csv = wants_csv(params.format, &headers);
     // First the wait: the policy that names a dimension may be among what is waited for.
     let live = service.partition_of(&account, at_least).await?;
-    let query = params.query(&live.rollup_names()?)?;
-    let (asked, of) = (query.clone(), account.clone());
-    let usage = read(move || live.usage(&of, &asked)).await?;
-    let usage = usage.ok_or_else(|| Problem::account_unknown(&account))?;
-    let body = body(&account, &usage, &query);
-    if as_csv {
-        let text = ([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], csv(&body, &query));
-        return Ok(answer::with_standing(usage.standing, text.into_response()));
+    let of = account.clone();
+    let take = move |look: &Look<'_>| -> Result<_, Problem> {
+        let query = params.query(&look.words.rollup_names())?;
+        let taken = Taken::of(look, &of, &Asked::Usage(query.clone()));
+        Ok((query, taken))
+    };
+    let (query, taken) = live.ask(take).await??;
+    let taken = taken.ok_or_else(|| Problem::account_unknown(&account))?;
+    let writing = Writing {
+        account,
+        query,
+        as_csv,
+    };
+    if let Some(usage) = live.usage_at_once(&taken, &writing.query) {
+        return writing.answer(&usage);
     }
-    Ok(answer::json(usage.standing, body))
+    drop(taken);
+    blocking(move || {
+        let usage = live.usage(&writing.account, &writing.query)?;
+        let usage = usage.ok_or_else(|| Problem::account_unknown(&writing.account))?;
+        writing.answer(&usage)
+    })
+    .await?
 }

@@ -13,6 +13,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock, RwLockWriteGuard};
@@ -45,16 +46,59 @@ pub type WallClock = Arc<dyn Fn() -> Ms + Send + Sync>;
 /// One append on its way to the disk.
 struct Pending {
     records: Vec<(Place, NewRecord)>,
-    done: Arc<Mutex<Option<Result<Vec<Receipt>, String>>>>,
+    fate: Arc<Fate>,
+}
+
+/// What becomes of an append. Each has its own, so that nobody wakes who has nothing to do.
+#[derive(Default)]
+struct Fate {
+    state: Mutex<FateState>,
+    told: Condvar,
+}
+
+#[derive(Default)]
+enum FateState {
+    #[default]
+    Waiting,
+    /// It is this one's turn to write for all that wait.
+    Lead,
+    Done(Result<Vec<Receipt>, String>),
+}
+
+impl Fate {
+    fn tell(&self, state: FateState) {
+        *self.state.lock() = state;
+        self.told.notify_one();
+    }
 }
 
 struct Appender {
-    ends: Vec<u64>,
     /// Bytes of batches appended so far, by partition.
     appended: Vec<u64>,
     last_ms: Ms,
     queue: VecDeque<Pending>,
+    /// Whether somebody writes, or was told to.
     writing: bool,
+}
+
+/// Where a partition's records end.
+#[derive(Default)]
+struct End {
+    offset: AtomicU64,
+    grown: (Mutex<()>, Condvar),
+}
+
+impl End {
+    fn get(&self) -> u64 {
+        self.offset.load(Ordering::Acquire)
+    }
+
+    fn grow(&self, offset: u64) {
+        self.offset.store(offset, Ordering::Release);
+        // Whoever looked before it has begun to wait by now.
+        drop(self.grown.0.lock());
+        self.grown.1.notify_all();
+    }
 }
 
 /// The log.
@@ -64,9 +108,30 @@ pub struct LocalLog {
     identity: Identity,
     clock: WallClock,
     appender: Mutex<Appender>,
-    written: Condvar,
+    /// By partition. Only who writes lets them grow.
+    ends: Vec<End>,
     /// Pruning shares it; a backup that needs what is there now holds it alone.
     keep: RwLock<()>,
+}
+
+/// A group that is being written; if that comes to no end, those who wait for it are told so, and the next may write.
+struct Group<'l> {
+    log: &'l LocalLog,
+    pending: Vec<Pending>,
+}
+
+impl Drop for Group<'_> {
+    fn drop(&mut self) {
+        for pending in self.pending.drain(..) {
+            let cause = "the append has panicked; what became of it isn't known".to_owned();
+            pending.fate.tell(FateState::Done(Err(cause)));
+        }
+        let mut appender = self.log.appender.lock();
+        match appender.queue.front() {
+            Some(next) => next.fate.tell(FateState::Lead),
+            None => appender.writing = false,
+        }
+    }
 }
 
 /// Bytes of a partition's first record.
@@ -244,25 +309,26 @@ impl LocalLog {
             identity,
             clock,
             appender: Mutex::new(Appender {
-                ends: Vec::new(),
                 appended: Vec::new(),
                 last_ms: Ms::MIN,
                 queue: VecDeque::new(),
                 writing: false,
             }),
-            written: Condvar::new(),
+            ends: Vec::new(),
             keep: RwLock::new(()),
         };
         let (mut ends, mut appended) = (Vec::new(), Vec::new());
         for partition in 0..log.identity.partition_count {
-            ends.push(log.find_end(partition)?);
+            let end = End::default();
+            end.grow(log.find_end(partition)?);
+            ends.push(end);
             appended.push(match log.number(APPENDED, partition)? {
                 Some(bytes) => bytes,
                 None => log.measure(partition)?,
             });
         }
-        let appender = log.appender.get_mut();
-        (appender.ends, appender.appended) = (ends, appended);
+        log.appender.get_mut().appended = appended;
+        log.ends = ends;
         Ok(log)
     }
 
@@ -353,64 +419,79 @@ impl LocalLog {
             .sum()
     }
 
-    /// Group commit: whoever comes first writes for all that wait, with one sync.
+    /// Group commit: whoever comes first writes for all that wait, with one sync, and then tells the next one to.
     fn submit(&self, records: Vec<(Place, NewRecord)>) -> Result<Vec<Receipt>, LogError> {
-        let done = Arc::new(Mutex::new(None));
-        let mut appender = self.appender.lock();
-        appender.queue.push_back(Pending {
-            records,
-            done: Arc::clone(&done),
-        });
+        let fate = Arc::new(Fate::default());
+        let leads = {
+            let mut appender = self.appender.lock();
+            appender.queue.push_back(Pending {
+                records,
+                fate: Arc::clone(&fate),
+            });
+            !std::mem::replace(&mut appender.writing, true)
+        };
+        if leads {
+            self.lead();
+        }
+        let mut state = fate.state.lock();
         loop {
-            if let Some(result) = done.lock().take() {
-                return result.map_err(|cause: String| {
-                    if cause.contains("No space left") {
-                        LogError::DiskFull {
-                            path: self.path.clone(),
-                            cause,
-                        }
-                    } else {
-                        LogError::Storage {
-                            path: self.path.clone(),
-                            cause,
-                        }
-                    }
-                });
+            match std::mem::take(&mut *state) {
+                FateState::Done(result) => return result.map_err(|cause| self.append_failed(cause)),
+                FateState::Lead => {
+                    drop(state);
+                    self.lead();
+                    state = fate.state.lock();
+                }
+                FateState::Waiting => fate.told.wait(&mut state),
             }
-            if appender.writing {
-                self.written.wait(&mut appender);
-                continue;
-            }
-            appender.writing = true;
-            let group: Vec<Pending> = appender.queue.drain(..).collect();
-            let (mut ends, mut appended) = (appender.ends.clone(), appender.appended.clone());
-            // Append times never go back, also when the machine's clock does.
-            let append_ms = (self.clock)().max(appender.last_ms);
-            drop(appender);
-            let result = self.write_group(&group, &mut ends, &mut appended, append_ms);
-            appender = self.appender.lock();
-            appender.writing = false;
-            if result.is_ok() {
-                (appender.ends, appender.appended) = (ends, appended);
+        }
+    }
+
+    fn append_failed(&self, cause: String) -> LogError {
+        let path = self.path.clone();
+        if cause.contains("No space left") {
+            LogError::DiskFull { path, cause }
+        } else {
+            LogError::Storage { path, cause }
+        }
+    }
+
+    /// Writes what waits, and tells all whose records are in it.
+    fn lead(&self) {
+        let (mut group, mut appended, last_ms) = {
+            let mut appender = self.appender.lock();
+            let pending = appender.queue.drain(..).collect();
+            let group = Group { log: self, pending };
+            (group, appender.appended.clone(), appender.last_ms)
+        };
+        let before: Vec<u64> = self.ends.iter().map(End::get).collect();
+        let mut ends = before.clone();
+        // Append times never go back, also when the machine's clock does.
+        let append_ms = (self.clock)().max(last_ms);
+        let result = self.write_group(&group.pending, &mut ends, &mut appended, append_ms);
+        match result {
+            Ok(receipts) => {
+                let mut appender = self.appender.lock();
+                appender.appended = appended;
                 appender.last_ms = append_ms;
-            }
-            match result {
-                Ok(receipts) => {
-                    for (pending, receipts) in group.iter().zip(receipts) {
-                        *pending.done.lock() = Some(Ok(receipts));
-                    }
+                drop(appender);
+                let grown = self.ends.iter().zip(before.iter().zip(&ends));
+                for (end, (_, after)) in grown.filter(|(_, (before, after))| before != after) {
+                    end.grow(*after);
                 }
-                Err(cause) => {
-                    let cause = match cause {
-                        LogError::DiskFull { cause, .. } | LogError::Storage { cause, .. } => cause,
-                        other => other.to_string(),
-                    };
-                    for pending in &group {
-                        *pending.done.lock() = Some(Err(cause.clone()));
-                    }
+                for (pending, receipts) in group.pending.drain(..).zip(receipts) {
+                    pending.fate.tell(FateState::Done(Ok(receipts)));
                 }
             }
-            self.written.notify_all();
+            Err(cause) => {
+                let cause = match cause {
+                    LogError::DiskFull { cause, .. } | LogError::Storage { cause, .. } => cause,
+                    other => other.to_string(),
+                };
+                for pending in group.pending.drain(..) {
+                    pending.fate.tell(FateState::Done(Err(cause.clone())));
+                }
+            }
         }
     }
 
@@ -490,7 +571,7 @@ impl Log for LocalLog {
 
     fn end(&self, partition: u32) -> Result<u64, LogError> {
         self.check(partition)?;
-        Ok(self.appender.lock().ends[partition as usize])
+        Ok(self.ends[partition as usize].get())
     }
 
     fn poll(&self, partition: u32, from: u64, max_bytes: usize, batch: &mut Batch) -> Result<(), LogError> {
@@ -543,17 +624,18 @@ impl Log for LocalLog {
 
     fn wait(&self, partition: u32, from: u64, timeout: Duration) -> Result<bool, LogError> {
         self.check(partition)?;
-        let until = Instant::now() + timeout;
-        let mut appender = self.appender.lock();
-        loop {
-            if appender.ends[partition as usize] > from {
-                return Ok(true);
-            }
-            let Some(left) = until.checked_duration_since(Instant::now()) else {
-                return Ok(false);
-            };
-            self.written.wait_for(&mut appender, left);
+        let end = &self.ends[partition as usize];
+        if end.get() > from {
+            return Ok(true);
         }
+        let until = Instant::now() + timeout;
+        let mut grown = end.grown.0.lock();
+        while end.get() <= from {
+            if end.grown.1.wait_until(&mut grown, until).timed_out() {
+                return Ok(end.get() > from);
+            }
+        }
+        Ok(true)
     }
 
     fn append_outputs(&self, partition: u32, outputs: &[Output]) -> Result<(), LogError> {
@@ -635,10 +717,8 @@ impl Log for LocalLog {
         let family = self.family(CF_RECORDS)?;
         let start = self.start(partition)?;
         let mut removed = self.number(REMOVED, partition)?.unwrap_or(0);
-        let (appended, end) = {
-            let appender = self.appender.lock();
-            (appender.appended[partition as usize], appender.ends[partition as usize])
-        };
+        let appended = self.appender.lock().appended[partition as usize];
+        let end = self.end(partition)?;
         // Oldest first, whole batches, as long as there is too much or they are too old; the last batch says where the log ends.
         let mut rows = self.db.raw_iterator_cf(family);
         rows.seek(record_key(partition, start));

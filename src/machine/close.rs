@@ -9,7 +9,7 @@ use super::adjust::ClosedPeriod;
 use super::digest::Mark;
 use super::fold::Machine;
 use super::output::Topic;
-use super::rating::{self, DayUsage, LineKey as PriceKey, Rated};
+use super::rating::{self, LineKey as PriceKey, Rated};
 use super::usage::{Bucket, LineKey};
 use crate::model::Ms;
 use crate::model::money::{Currency, decimal_string};
@@ -177,56 +177,15 @@ impl Machine {
 
     /// The same from days that may have been put together elsewhere.
     pub fn rate_days(&self, account: u32, month: Month, cards: u64, days: &[(i32, &Bucket)]) -> Rated {
-        let profile = self.profile_of_period(account, month);
-        let symbols = &self.names.symbols;
-        let mut rows = Vec::new();
-        let mut dimensions = BTreeMap::new();
-        for (_, bucket) in days {
-            for line in &bucket.lines {
-                dimensions
-                    .entry(line.key.dimensions)
-                    .or_insert_with(|| self.dimension_values(account, month, line.key.dimensions));
-            }
-        }
-        for &(day, bucket) in days {
-            let day = period::Day(day);
-            let (day_start_ms, _) = period::day_bounds(day, profile.zone);
-            for line in &bucket.lines {
-                let values = dimensions.get(&line.key.dimensions).map_or(&[][..], Vec::as_slice);
-                for &(meter, nano) in &line.meters {
-                    rows.push(DayUsage {
-                        day,
-                        day_start_ms,
-                        service: symbols.name(line.key.service),
-                        product: symbols.name(line.key.product),
-                        meter: symbols.name(meter),
-                        class: line.key.class,
-                        dimensions: values,
-                        quantity: Quantity(nano),
-                    });
-                }
-            }
-        }
-        rating::rate(rows, self.cards.up_to(cards), profile.currency)
-    }
-
-    /// Values of a rollup shape, in the order in which the period's policy names them.
-    pub fn dimension_values(&self, account: u32, month: Month, shape: super::names::ShapeId) -> Vec<String> {
-        let shape = self.names.of(shape);
-        if shape.dimensions.is_empty() {
-            return Vec::new();
-        }
-        let rollup = self
-            .accounts
-            .get(account)
-            .and_then(|a| a.period(month))
-            .and_then(|p| self.rollups.get(usize::from(p.rollup)));
-        rollup.map_or_else(Vec::new, |names| {
-            names
-                .iter()
-                .map(|&name| self.names.symbols.name(shape.dimension(name)).to_owned())
-                .collect()
-        })
+        let period = self.accounts.get(account).and_then(|a| a.period(month));
+        let rollup = period.and_then(|p| self.rollups.get(usize::from(p.rollup)));
+        rating::rate_days(
+            &self.names,
+            rollup.map_or(&[][..], Vec::as_slice),
+            self.profile_of_period(account, month),
+            self.cards.up_to(cards),
+            days,
+        )
     }
 
     /// Usage rows by name, zeros left out.

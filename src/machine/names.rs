@@ -91,6 +91,25 @@ impl Shape {
     }
 }
 
+/// Who knows what numbers stand for: the machine, or a reader's copy of what it knew at some record.
+pub trait Naming {
+    /// The name of a symbol.
+    fn name(&self, sym: Sym) -> &str;
+
+    /// What a shape says.
+    fn shape_of(&self, id: ShapeId) -> &Shape;
+}
+
+impl Naming for Names {
+    fn name(&self, sym: Sym) -> &str {
+        self.symbols.name(sym)
+    }
+
+    fn shape_of(&self, id: ShapeId) -> &Shape {
+        self.of(id)
+    }
+}
+
 /// Symbols and shapes of a partition.
 #[derive(Debug)]
 pub struct Names {

@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 
 use rust_decimal::Decimal;
 
+use super::accounts::Profile;
+use super::names::{Naming, ShapeId};
+use super::usage::Bucket;
 use crate::model::Ms;
 use crate::model::money::Currency;
 use crate::model::outcome::Class;
-use crate::model::period::Day;
+use crate::model::period::{self, Day};
 use crate::model::quantity::Quantity;
 use crate::model::rate_card::{CardsView, Price};
+use crate::model::symbol::Sym;
 use crate::wire::pb;
 
 /// One day's sum, as the rates see it.
@@ -117,6 +121,50 @@ pub fn amount_of(quantity: Quantity, price: Decimal, per: u64) -> Option<Decimal
     }
     let per_places = per.checked_ilog10().unwrap_or(0);
     Decimal::try_from_i128_with_scale(product.mantissa(), product.scale() + per_places).ok()
+}
+
+/// An account's period, day by day, at the prices of the cards that hold for it. `rollup` are the dimensions that its policy
+/// names.
+pub fn rate_days(
+    names: &impl Naming,
+    rollup: &[Sym],
+    profile: Profile,
+    cards: CardsView<'_>,
+    days: &[(i32, &Bucket)],
+) -> Rated {
+    let lines = days.iter().flat_map(|(_, bucket)| &bucket.lines);
+    let dimensions: BTreeMap<ShapeId, Vec<String>> = lines
+        .map(|line| {
+            let shape = names.shape_of(line.key.dimensions);
+            let values = rollup.iter().filter(|_| !shape.dimensions.is_empty());
+            let values = values.map(|&name| names.name(shape.dimension(name)).to_owned());
+            (line.key.dimensions, values)
+        })
+        .fold(BTreeMap::new(), |mut all, (shape, values)| {
+            all.entry(shape).or_insert_with(|| values.collect());
+            all
+        });
+    let mut rows = Vec::new();
+    for &(day, bucket) in days {
+        let day = Day(day);
+        let (day_start_ms, _) = period::day_bounds(day, profile.zone);
+        for line in &bucket.lines {
+            let values = dimensions.get(&line.key.dimensions).map_or(&[][..], Vec::as_slice);
+            for &(meter, nano) in &line.meters {
+                rows.push(DayUsage {
+                    day,
+                    day_start_ms,
+                    service: names.name(line.key.service),
+                    product: names.name(line.key.product),
+                    meter: names.name(meter),
+                    class: line.key.class,
+                    dimensions: values,
+                    quantity: Quantity(nano),
+                });
+            }
+        }
+    }
+    rate(rows, cards, profile.currency)
 }
 
 /// Rates a period's usage with the cards that hold for it.

@@ -1,5 +1,7 @@
 //! Versioned prices (RULES §7): whole cards, each holding from its first day until a later one does.
 
+use std::sync::Arc;
+
 use rust_decimal::Decimal;
 
 use super::Ms;
@@ -65,16 +67,16 @@ impl RateCard {
     }
 }
 
-/// All accepted cards of a partition, in the order of their versions.
+/// All accepted cards of a partition, in the order of their versions. A copy shares the cards.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RateCards {
-    cards: Vec<RateCard>,
+    cards: Vec<Arc<RateCard>>,
 }
 
 /// The cards accepted up to a control version: those by which one statement is rated, then and later.
 #[derive(Clone, Copy, Debug)]
 pub struct CardsView<'a> {
-    cards: &'a [RateCard],
+    cards: &'a [Arc<RateCard>],
 }
 
 impl RateCards {
@@ -85,11 +87,11 @@ impl RateCards {
 
     /// Adds the latest card.
     pub fn push(&mut self, card: RateCard) {
-        self.cards.push(card);
+        self.cards.push(Arc::new(card));
     }
 
     /// All, by version.
-    pub fn all(&self) -> &[RateCard] {
+    pub fn all(&self) -> &[Arc<RateCard>] {
         &self.cards
     }
 
@@ -109,6 +111,7 @@ impl<'a> CardsView<'a> {
             .iter()
             .filter(|c| c.effective_from_ms <= day_start_ms)
             .max_by_key(|c| (c.effective_from_ms, c.version))
+            .map(AsRef::as_ref)
     }
 
     /// The price of one day's usage.

@@ -1,119 +1,36 @@
 //! What is known of one account beside the running fold: usage by window and group, calls, statements.
 //!
-//! Each read has three parts: under the lock, take what memory holds and a snapshot of the store; without it, read the
-//! snapshot; under it again, but for moments, put names and prices to numbers, which only ever get more.
+//! A read takes what memory holds of the account ([`Taken`]) and the store's rows of the same moment, in one short lock; all
+//! summing, pricing and naming is done without it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use rust_decimal::Decimal;
-use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
-use utoipa::ToSchema;
 
 use super::explain::Explained;
 use super::live::{Live, ReadError, Standing};
 use super::read::KnownCall;
-use super::worker::Partition;
+use super::taken::{Asked, Halt, Taken};
+use super::usage;
+pub use super::usage::{Usage, UsageCursor, UsageOf, UsageQuery, UsageSum, Window};
 use crate::machine::accounts::{Period, Profile, Standing as PeriodStanding};
 use crate::machine::adjust::{ClosedPeriod, notice_id};
 use crate::machine::output::Topic;
-use crate::machine::rating::{AdjustmentLine, Rated, amount_of};
-use crate::machine::usage::{Bucket, BucketKey, Span};
+use crate::machine::rating::{self, AdjustmentLine, Rated};
+use crate::machine::usage::Bucket;
 use crate::machine::verdict;
-use crate::model::Ms;
 use crate::model::id::CallKey;
 use crate::model::money::Currency;
-use crate::model::outcome::{Outcome, Reason};
-use crate::model::period::{self, Day, Month};
-use crate::model::quantity::Quantity;
-use crate::store::bytes::Damaged;
-use crate::store::keys::{self, table};
+use crate::model::period::Month;
+use crate::store::keys;
 use crate::store::rocks::Rocks;
+use crate::store::rows::Rows;
 use crate::store::shelf::{Place, Sought};
-use crate::store::values::Stored;
 use crate::wire::pb;
 
-/// By what length of time usage is summed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Window {
-    /// The clock hours of the account's zone; in open periods only, without rollup dimensions.
-    Hour,
-    /// The days of the account's zone.
-    Day,
-    /// Periods.
-    #[default]
-    Month,
-}
-
-/// What is asked of an account's usage. The meter always divides the sums; what isn't named here is added up.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct UsageQuery {
-    /// The first and the last period; the one that the clock is in, if absent.
-    pub months: Option<(Month, Month)>,
-    /// Only windows that begin at or after it.
-    pub from: Option<Ms>,
-    /// Only windows that begin before it.
-    pub until: Option<Ms>,
-    /// Length of time.
-    pub window: Window,
-    /// Whether services are told apart.
-    pub by_service: bool,
-    /// Whether products are told apart.
-    pub by_product: bool,
-    /// Whether classes are told apart.
-    pub by_class: bool,
-    /// Rollup dimensions that are told apart.
-    pub dimensions: Vec<String>,
-}
-
-/// One sum of an account's usage.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct UsageSum {
-    /// Added up.
-    pub quantity: Quantity,
-    /// Of it, charged.
-    pub billed: Quantity,
-    /// Of what is charged, that which no price was found for.
-    pub unpriced: Quantity,
-    /// Price of what is charged, unrounded; `None` if it can't be expressed.
-    pub amount: Option<Decimal>,
-}
-
-/// What a sum is of; empty where it isn't told apart.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct UsageOf {
-    /// First instant of the window.
-    pub from: Ms,
-    /// `2026-09`, `2026-09-03`, or an instant.
-    pub window: String,
-    /// The interface.
-    pub service: String,
-    /// What is priced.
-    pub product: String,
-    /// What is counted.
-    pub meter: String,
-    /// success, disconnected, disconnected_estimated or unbilled.
-    pub class: String,
-    /// Values of the rollup dimensions that were asked for, in their order.
-    pub dimensions: Vec<String>,
-}
-
-/// An account's usage as it stands.
-#[derive(Clone, Debug)]
-pub struct Usage {
-    /// Where the answer stands.
-    pub standing: Standing,
-    /// Zone and currency of the last period.
-    pub profile: Profile,
-    /// The periods it is about.
-    pub periods: Vec<Period>,
-    /// Quantities and amounts.
-    pub sums: BTreeMap<UsageOf, UsageSum>,
-    /// Calls by window, outcome and reason; none by hour.
-    pub calls: BTreeMap<(Ms, String, Outcome, Reason), i64>,
-}
+/// Lines of buckets that are summed at most where others wait for the same thread.
+const LINES_AT_ONCE: usize = 2_000;
 
 /// A statement, closed or as it would be.
 #[derive(Clone, Debug)]
@@ -151,123 +68,171 @@ pub struct PeriodStatement {
     pub statement: Statement,
 }
 
-/// Store and memory of some of an account's months, put together.
-struct Gathered {
-    standing: Standing,
-    account: u32,
-    buckets: BTreeMap<BucketKey, Bucket>,
-    closed: BTreeMap<Month, ClosedPeriod>,
-}
+impl Taken {
+    /// An account's usage.
+    pub fn usage(&self, query: &UsageQuery, rows: &mut Rows<'_>) -> Result<Usage, Halt> {
+        usage::sum(self, query, rows, None)
+    }
 
-impl Gathered {
-    fn days(&self, month: Month) -> Vec<(i32, &Bucket)> {
-        let range = (self.account, Span::Day, month, i32::MIN)..=(self.account, Span::Day, month, i32::MAX);
-        self.buckets.range(range).map(|(key, b)| (key.3, b)).collect()
+    /// The wanted period's usage by day, product and class.
+    fn usage_of_bill(&self, rows: &mut Rows<'_>) -> Result<Usage, Halt> {
+        let query = UsageQuery {
+            months: Some((self.wanted, self.wanted)),
+            window: Window::Day,
+            by_product: true,
+            by_class: true,
+            ..UsageQuery::default()
+        };
+        self.usage(&query, rows)
+    }
+
+    fn rate(&self, period: &Period, cards: u64, days: &[(i32, Bucket)]) -> Rated {
+        let days: Vec<(i32, &Bucket)> = days.iter().map(|(day, bucket)| (*day, bucket)).collect();
+        rating::rate_days(
+            &*self.words,
+            self.words.rollup(period.rollup),
+            self.words.profile(period.profile),
+            self.words.cards().up_to(cards),
+            &days,
+        )
+    }
+
+    /// What a closed period owes beyond all stated for it.
+    fn owed(&self, rows: &mut Rows<'_>, period: &Period, closed: &ClosedPeriod) -> Result<Vec<AdjustmentLine>, Halt> {
+        let days = self.days(rows, period.month)?;
+        let rated = self.rate(period, closed.cards, &days);
+        Ok(rating::difference(&rated, &closed.stated))
+    }
+
+    fn draft(&self, rows: &mut Rows<'_>, period: &Period) -> Result<Statement, Halt> {
+        let days = self.days(rows, period.month)?;
+        let rated = Box::new(self.rate(period, self.cards, &days));
+        let mut adjustments = Vec::new();
+        for (&adjusted, due) in &self.notices {
+            let Some(of) = self.period(adjusted) else { continue };
+            let closed = self.closed(rows, adjusted)?;
+            let notices: Vec<String> = due.iter().map(|&due| notice_id(&self.id, adjusted, due)).collect();
+            let currency = self.words.profile(of.profile).currency;
+            let lines = self.owed(rows, of, &closed)?.into_iter();
+            adjustments.extend(lines.map(|line| (adjusted, currency, notices.clone(), line)));
+        }
+        Ok(Statement::Draft { rated, adjustments })
+    }
+
+    /// The wanted period's statement. `None`: the account has no such period.
+    fn statement(&self, live: &Live, rows: &mut Rows<'_>) -> Result<Option<PeriodStatement>, ReadError> {
+        let Some(&period) = self.period(self.wanted) else {
+            return Ok(None);
+        };
+        let failed = |halt| ReadError::of(halt, live.number);
+        let statement = match period.standing {
+            PeriodStanding::Open => self.draft(rows, &period).map_err(failed)?,
+            PeriodStanding::Closed => {
+                let closed = self.closed(rows, self.wanted).map_err(failed)?;
+                let owed = if self.notices.contains_key(&self.wanted) {
+                    self.owed(rows, &period, &closed).map_err(failed)?
+                } else {
+                    Vec::new()
+                };
+                let sequence = closed.sequence;
+                Statement::Closed {
+                    sequence,
+                    statement: self.closed_statement(live, rows, sequence)?.map(Box::new),
+                    owed,
+                }
+            }
+        };
+        Ok(Some(PeriodStatement {
+            standing: self.standing,
+            period,
+            profile: self.words.profile(period.profile),
+            held: self.held && period.standing == PeriodStanding::Open,
+            statement,
+        }))
+    }
+
+    /// A closed statement as it was put out: from memory, from the outbox, or from the log.
+    fn closed_statement(
+        &self,
+        live: &Live,
+        rows: &mut Rows<'_>,
+        sequence: u64,
+    ) -> Result<Option<pb::PeriodClosed>, ReadError> {
+        if sequence == 0 {
+            return Ok(None);
+        }
+        let mut body = self.waiting.clone();
+        if body.is_none() {
+            let row = rows.get(&keys::outbox(Topic::Statements as u8, sequence));
+            let row = row.map_err(|cause| ReadError::of(cause.into(), live.number))?;
+            // Behind its chain.
+            body = row.and_then(|row| row.get(16..)).map(<[u8]>::to_vec);
+        }
+        if body.is_none() {
+            let outputs = live
+                .log()
+                .read_outputs(live.number, Topic::Statements, sequence - 1, 1)?;
+            body = outputs.into_iter().find(|o| o.sequence == sequence).map(|o| o.body);
+        }
+        let record: Option<pb::StatementRecord> = body.and_then(|b| prost::Message::decode(b.as_slice()).ok());
+        Ok(match record.and_then(|r| r.body) {
+            Some(pb::statement_record::Body::PeriodClosed(closed)) => Some(closed),
+            _ => None,
+        })
+    }
+
+    /// The wanted period's statement and, as of the same record, its usage by day, product and class.
+    pub fn bill(&self, live: &Live, rows: &mut Rows<'_>) -> Result<Option<(PeriodStatement, Usage)>, ReadError> {
+        let Some(statement) = self.statement(live, rows)? else {
+            return Ok(None);
+        };
+        let usage = self.usage_of_bill(rows).map_err(|halt| ReadError::of(halt, live.number))?;
+        Ok(Some((statement, usage)))
     }
 }
 
 impl Live {
-    /// Puts together what store and memory hold of the months that `months` names. `None`: there is no such account.
-    fn gather(
+    /// Takes what is asked of an account, with the store's rows of the same moment, and goes on without the fold's lock. May
+    /// wait for the fold and for the disk. `None`: there is no such account.
+    pub fn with_account<T>(
         &self,
         id: &str,
-        span: Span,
-        months: impl FnOnce(&Partition, u32) -> Vec<Month>,
-    ) -> Result<Option<Gathered>, ReadError> {
-        let mut rocks: Option<Arc<Rocks>> = None;
-        self.read(|p| rocks = Some(Arc::clone(&p.rocks)))?;
-        let Some(rocks) = rocks else { return Ok(None) };
-        let mut snapshot = None;
-        let taken = self.read(|p| {
+        asked: &Asked,
+        then: impl FnOnce(&Taken, &mut Rows<'_>) -> Result<T, ReadError>,
+    ) -> Result<Option<T>, ReadError> {
+        let rocks = self.store()?;
+        let (taken, mut rows) = self.look(|look| {
             // The partition may have been opened anew in between.
-            if !Arc::ptr_eq(&rocks, &p.rocks) {
+            if !Arc::ptr_eq(&rocks, &look.partition.rocks) {
                 return Err(ReadError::NotServed { partition: self.number });
             }
-            let machine = &p.machine;
-            let Some(account) = machine.accounts.find(id) else {
-                return Ok(None);
-            };
-            snapshot = Some(rocks.snapshot());
-            let months = months(p, account);
-            let mut memory: BTreeMap<BucketKey, Bucket> = BTreeMap::new();
-            let mut closed = BTreeMap::new();
-            for &month in &months {
-                let range = (account, span, month, i32::MIN)..=(account, span, month, i32::MAX);
-                memory.extend(machine.cold.buckets.range(range).map(|(key, b)| (*key, b.clone())));
-                if let Some(held) = machine.closed.get(&(account, month)) {
-                    closed.insert(month, held.clone());
-                }
-            }
-            let owner = machine.accounts.get(account);
-            let latest = owner.and_then(|o| match span {
-                Span::Day => o.day.as_deref(),
-                Span::Hour => o.hour.as_deref(),
-            });
-            if let Some(latest) = latest.filter(|l| months.contains(&l.month)) {
-                // It has everything of its place, as the store's rows never do.
-                let key = (account, span, latest.month, latest.place);
-                memory.entry(key).or_default().absorb(&latest.bucket);
-            }
-            let standing = Standing::of(p);
-            Ok(Some((account, months, memory, closed, standing)))
+            Ok((Taken::of(look, id, asked), rocks.rows(false)))
         })??;
-        let (Some((account, months, mut buckets, mut closed, standing)), Some(snapshot)) = (taken, snapshot) else {
-            return Ok(None);
-        };
-        for month in months {
-            let place = |place| keys::bucket((account, span, month, place));
-            rocks.scan_snapshot(&snapshot, &place(i32::MIN), &place(i32::MAX), |key, bytes| {
-                let key = keys::parse_bucket(key).ok_or(Damaged {
-                    what: "key of a bucket",
-                })?;
-                let stored = || Bucket::from_bytes(bytes);
-                match buckets.entry(key) {
-                    std::collections::btree_map::Entry::Vacant(free) => {
-                        free.insert(stored()?);
-                    }
-                    // A whole bucket in memory stands for the stored one; a partial one comes on top of it.
-                    std::collections::btree_map::Entry::Occupied(mut held) if held.get().partial => {
-                        held.get_mut().absorb(&stored()?);
-                    }
-                    std::collections::btree_map::Entry::Occupied(_) => {}
-                }
-                Ok(())
-            })?;
-            if let std::collections::btree_map::Entry::Vacant(free) = closed.entry(month) {
-                let row = snapshot.get(keys::account_month(table::CLOSED, account, month));
-                if let Some(bytes) = row.map_err(|e| rocks.explain(e))? {
-                    free.insert(ClosedPeriod::from_bytes(&bytes).map_err(|d| rocks.damaged(d))?);
-                }
-            }
-        }
-        Ok(Some(Gathered {
-            standing,
-            account,
-            buckets,
-            closed,
-        }))
+        taken.map(|taken| then(&taken, &mut rows)).transpose()
     }
 
     /// An account's usage. `None`: there is no such account.
     pub fn usage(&self, id: &str, query: &UsageQuery) -> Result<Option<Usage>, ReadError> {
-        let span = match query.window {
-            Window::Hour => Span::Hour,
-            Window::Day | Window::Month => Span::Day,
-        };
-        let gathered = self.gather(id, span, |p, account| {
-            let (first, last) = query.months.unwrap_or_else(|| {
-                let month_at = |at: Option<Ms>| p.machine.month_of(account, at.unwrap_or(p.machine.now()));
-                match (query.from, query.until) {
-                    (None, None) => (month_at(None), month_at(None)),
-                    (from, until) => (month_at(from.or(until)), month_at(until)),
-                }
-            });
-            let stored = p.machine.accounts.get(account).map_or(&[][..], |a| &a.periods);
-            let months = stored.iter().map(|s| s.month);
-            months.filter(|m| (first..=last).contains(m)).collect()
-        })?;
-        let Some(gathered) = gathered else { return Ok(None) };
-        self.read(|p| Some(sum(p, &gathered, query)))
+        self.with_account(id, &Asked::Usage(query.clone()), |taken, rows| {
+            self.usage_of(taken, rows, query)
+        })
+    }
+
+    /// The usage of an account of which all was taken, with the rows of that moment.
+    pub fn usage_of(&self, taken: &Taken, rows: &mut Rows<'_>, query: &UsageQuery) -> Result<Usage, ReadError> {
+        taken.usage(query, rows).map_err(|halt| ReadError::of(halt, self.number))
+    }
+
+    /// The usage of an account of which all was taken a moment ago, if it is told from memory in no time: then nobody has to
+    /// wait for it. `None`: it is to be read where waiting is allowed.
+    pub fn usage_at_once(&self, taken: &Taken, query: &UsageQuery) -> Option<Usage> {
+        let rocks = self.store().ok()?;
+        let mut rows = rocks.rows(true);
+        // With a commit in between the rows would hold what was taken from memory, too.
+        if self.commits.load(Ordering::SeqCst) != taken.commits || taken.standing.partition != self.number {
+            return None;
+        }
+        usage::sum(taken, query, &mut rows, Some(LINES_AT_ONCE)).ok()
     }
 
     /// An account's periods, oldest first, and which of them are held. `None`: there is no such account.
@@ -283,117 +248,8 @@ impl Live {
 
     /// A period's statement; the period that the clock is in, if none is named. `None`: there is no such account or period.
     pub fn statement(&self, id: &str, month: Option<Month>) -> Result<Option<PeriodStatement>, ReadError> {
-        match self.gather_for_statement(id, month)? {
-            Some((wanted, gathered)) => self.stated(wanted, &gathered),
-            None => Ok(None),
-        }
-    }
-
-    /// A period's statement and, as of the same record, its usage by day, product and class.
-    pub fn bill(&self, id: &str, month: Option<Month>) -> Result<Option<(PeriodStatement, Usage)>, ReadError> {
-        let Some((wanted, gathered)) = self.gather_for_statement(id, month)? else {
-            return Ok(None);
-        };
-        let Some(statement) = self.stated(wanted, &gathered)? else {
-            return Ok(None);
-        };
-        let query = UsageQuery {
-            from: Some(statement.period.from),
-            until: Some(statement.period.until),
-            window: Window::Day,
-            by_product: true,
-            by_class: true,
-            ..UsageQuery::default()
-        };
-        let usage = self.read(|p| sum(p, &gathered, &query))?;
-        Ok(Some((statement, usage)))
-    }
-
-    fn gather_for_statement(&self, id: &str, month: Option<Month>) -> Result<Option<(Month, Gathered)>, ReadError> {
-        let mut wanted = Month::MIN;
-        let gathered = self.gather(id, Span::Day, |p, account| {
-            wanted = month.unwrap_or_else(|| p.machine.month_of(account, p.machine.now()));
-            let adjusted = p
-                .machine
-                .adjustments
-                .range((account, Month::MIN)..=(account, Month::MAX));
-            let mut months: Vec<Month> = adjusted.map(|(&(_, month), _)| month).collect();
-            if !months.contains(&wanted) {
-                months.push(wanted);
-            }
-            months
-        })?;
-        Ok(gathered.map(|gathered| (wanted, gathered)))
-    }
-
-    fn stated(&self, wanted: Month, gathered: &Gathered) -> Result<Option<PeriodStatement>, ReadError> {
-        let account = gathered.account;
-        let found = self.read(|p| {
-            let machine = &p.machine;
-            let period = *machine.accounts.get(account)?.period(wanted)?;
-            let statement = match period.standing {
-                PeriodStanding::Open => draft(p, gathered, wanted),
-                PeriodStanding::Closed => {
-                    let closed = gathered.closed.get(&wanted).cloned().unwrap_or_default();
-                    let owed = if machine.adjustments.contains_key(&(account, wanted)) {
-                        machine
-                            .owed_of_days(account, wanted, &closed, &gathered.days(wanted))
-                            .lines
-                    } else {
-                        Vec::new()
-                    };
-                    let waiting = p.unsent.iter().chain(&machine.outputs.pending);
-                    let waiting = waiting
-                        .filter(|o| o.topic == Topic::Statements && o.sequence == closed.sequence)
-                        .map(|o| o.body.clone());
-                    let body = waiting.into_iter().next();
-                    return Some((period, Err((closed.sequence, body, owed))));
-                }
-            };
-            Some((period, Ok(statement)))
-        })?;
-        let Some((period, statement)) = found else {
-            return Ok(None);
-        };
-        let statement = match statement {
-            Ok(statement) => statement,
-            Err((sequence, body, owed)) => Statement::Closed {
-                sequence,
-                statement: self.closed_statement(sequence, body)?.map(Box::new),
-                owed,
-            },
-        };
-        let (profile, held) = self.read(|p| {
-            let held = p.machine.held.contains_key(&(wanted, account)) || p.machine.is_held(account, wanted);
-            (p.machine.accounts.profile(period.profile), held)
-        })?;
-        Ok(Some(PeriodStatement {
-            standing: gathered.standing,
-            period,
-            profile,
-            held: held && period.standing == PeriodStanding::Open,
-            statement,
-        }))
-    }
-
-    fn closed_statement(&self, sequence: u64, body: Option<Vec<u8>>) -> Result<Option<pb::PeriodClosed>, ReadError> {
-        if sequence == 0 {
-            return Ok(None);
-        }
-        let body = match body {
-            Some(body) => Some(body),
-            None => {
-                let outputs = self
-                    .log()
-                    .read_outputs(self.number, Topic::Statements, sequence - 1, 1)?;
-                outputs.into_iter().find(|o| o.sequence == sequence).map(|o| o.body)
-            }
-        };
-        let record: Option<pb::StatementRecord> = body.and_then(|b| prost::Message::decode(b.as_slice()).ok());
-        Ok(match record.and_then(|r| r.body) {
-            Some(pb::statement_record::Body::PeriodClosed(closed)) => Some(closed),
-            _ => None,
-        })
+        let found = self.with_account(id, &Asked::Statement(month), |taken, rows| taken.statement(self, rows))?;
+        Ok(found.flatten())
     }
 
     /// One call with its verdict and the evidence for it, and where the answer stands. `None`: it is unknown or forgotten.
@@ -447,120 +303,3 @@ impl Live {
     }
 }
 
-fn draft(p: &Partition, gathered: &Gathered, month: Month) -> Statement {
-    let machine = &p.machine;
-    let account = gathered.account;
-    let rated = machine.rate_days(account, month, machine.ledger.version, &gathered.days(month));
-    let id = machine.accounts.get(account).map_or("", |a| a.id.as_str());
-    let mut adjustments = Vec::new();
-    for (&(_, adjusted), changes) in machine.adjustments.range((account, Month::MIN)..=(account, Month::MAX)) {
-        let closed = gathered.closed.get(&adjusted).cloned().unwrap_or_default();
-        let notices: Vec<String> = changes
-            .unstated
-            .iter()
-            .copied()
-            .chain(changes.due)
-            .map(|due| notice_id(id, adjusted, due))
-            .collect();
-        let owed = machine.owed_of_days(account, adjusted, &closed, &gathered.days(adjusted));
-        let currency = machine.profile_of_period(account, adjusted).currency;
-        let lines = owed.lines.into_iter();
-        adjustments.extend(lines.map(|line| (adjusted, currency, notices.clone(), line)));
-    }
-    Statement::Draft {
-        rated: Box::new(rated),
-        adjustments,
-    }
-}
-
-fn sum(p: &Partition, gathered: &Gathered, query: &UsageQuery) -> Usage {
-    let machine = &p.machine;
-    let symbols = &machine.names.symbols;
-    let account = gathered.account;
-    let mut sums: BTreeMap<UsageOf, UsageSum> = BTreeMap::new();
-    let mut calls = BTreeMap::new();
-    let mut periods = Vec::new();
-    for (&(_, span, month, place), bucket) in &gathered.buckets {
-        let Some(period) = machine.accounts.get(account).and_then(|a| a.period(month)).copied() else {
-            continue;
-        };
-        if periods.last() != Some(&period) {
-            periods.push(period);
-        }
-        let profile = machine.accounts.profile(period.profile);
-        // An hour is priced as its day is.
-        let day = match span {
-            Span::Day => Day(place),
-            Span::Hour => period::day_of(Ms::from(place) * 60_000, profile.zone),
-        };
-        let day_start = period::day_bounds(day, profile.zone).0;
-        let (from, window) = match query.window {
-            Window::Hour => (Ms::from(place) * 60_000, period::rfc3339(Ms::from(place) * 60_000)),
-            Window::Day => (day_start, day.to_string()),
-            Window::Month => (period.from, month.to_string()),
-        };
-        let begins = if query.window == Window::Month { day_start } else { from };
-        if query.from.is_some_and(|f| begins < f) || query.until.is_some_and(|u| begins >= u) {
-            continue;
-        }
-        let cards = match period.standing {
-            PeriodStanding::Open => machine.ledger.version,
-            PeriodStanding::Closed => gathered.closed.get(&month).map_or(0, |c| c.cards),
-        };
-        let cards = machine.cards.up_to(cards);
-        let names = machine.rollups.get(usize::from(period.rollup));
-        for line in &bucket.lines {
-            let shape = machine.names.of(line.key.dimensions);
-            let dimension = |wanted: &String| {
-                let name = names.and_then(|n| n.iter().find(|n| symbols.name(**n) == wanted));
-                name.map_or("", |&n| symbols.name(shape.dimension(n))).to_owned()
-            };
-            let told = |apart: bool, name: &str| if apart { name.to_owned() } else { String::new() };
-            let (service, product) = (symbols.name(line.key.service), symbols.name(line.key.product));
-            for &(meter, nano) in line.meters.iter().filter(|m| m.1 != 0) {
-                let meter = symbols.name(meter);
-                let of = UsageOf {
-                    from,
-                    window: window.clone(),
-                    service: told(query.by_service, service),
-                    product: told(query.by_product, product),
-                    meter: meter.to_owned(),
-                    class: told(query.by_class, line.key.class.as_str()),
-                    dimensions: query.dimensions.iter().map(dimension).collect(),
-                };
-                let total = sums.entry(of).or_insert_with(|| UsageSum {
-                    amount: Some(Decimal::ZERO),
-                    ..UsageSum::default()
-                });
-                total.quantity.0 = total.quantity.0.saturating_add(nano);
-                if !line.key.class.is_billed() {
-                    continue;
-                }
-                total.billed.0 = total.billed.0.saturating_add(nano);
-                match cards.price(day_start, service, product, meter, profile.currency) {
-                    None => total.unpriced.0 = total.unpriced.0.saturating_add(nano),
-                    Some(price) => {
-                        let more = amount_of(Quantity(nano), price.amount, price.per);
-                        total.amount = total.amount.zip(more).and_then(|(a, b)| a.checked_add(b));
-                    }
-                }
-            }
-        }
-        for &((outcome, reason), count) in &bucket.counts {
-            *calls.entry((from, window.clone(), outcome, reason)).or_default() += count;
-        }
-    }
-    sums.retain(|_, s| s.quantity.0 != 0 || s.billed.0 != 0);
-    calls.retain(|_, count| *count != 0);
-    let profile = match periods.last() {
-        Some(period) => period.profile,
-        None => machine.accounts.get(account).map_or(0, |a| a.profile),
-    };
-    Usage {
-        standing: gathered.standing,
-        profile: machine.accounts.profile(profile),
-        periods,
-        sums,
-        calls,
-    }
-}

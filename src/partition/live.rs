@@ -1,22 +1,28 @@
 //! A partition that one thread folds while others read.
 //!
-//! The fold takes the lock for a moment at a time, half a millisecond at most unless it commits, and lets waiting readers in
-//! between; a record that is being applied in steps is seen between its steps, never within one. A reader takes what memory
-//! holds and a snapshot of the store under the lock, and reads the store after it has let go ([`super::account`]): so a slow
-//! disk makes a read slow, not the fold. Outputs are delivered, which waits for the disk, without the lock.
+//! The fold takes the lock for a moment at a time, half a millisecond at most; a record that is being applied in steps is seen
+//! between its steps, never within one. A reader that can't wait ([`Live::ask`]) looks at once if the lock is free; if the fold
+//! has it, the fold does the look for it between two groups of records. One that can wait ([`Live::read`]) comes next.
+//!
+//! A look takes what memory holds, and the store is read without the lock ([`super::account`]): so a slow disk makes a read
+//! slow, not the fold. A commit keeps readers out while it puts together what it writes, not while that is written. Outputs
+//! are delivered, which waits for the disk, without the lock.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock, RwLockWriteGuard};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
+use super::errands::Errands;
+use super::words::Words;
 use super::worker::Partition;
 use super::{PartitionError, forwarding};
 use crate::log::{Batch, Log};
 use crate::model::Ms;
+use crate::store::rocks::Rocks;
 
 /// How long the fold keeps readers out at a time, commits left aside.
 const HOLD_MAX: Duration = Duration::from_micros(500);
@@ -61,6 +67,14 @@ pub enum ReadError {
     NotServed {
         /// Which.
         partition: u32,
+    },
+    /// The partition has stopped for good.
+    #[error("partition {partition} has stopped: {cause}")]
+    Stopped {
+        /// Which.
+        partition: u32,
+        /// Why.
+        cause: String,
     },
     /// The store or the log failed.
     #[error(transparent)]
@@ -107,6 +121,23 @@ impl Stop {
     }
 }
 
+/// A partition while nothing changes it, and what its numbers stand for.
+pub struct Look<'p> {
+    /// The partition.
+    pub partition: &'p Partition,
+    /// What its numbers stand for.
+    pub words: Arc<Words>,
+    /// Commits begun so far.
+    pub(super) commits: u64,
+}
+
+impl Look<'_> {
+    /// Whether anything of the account is folded.
+    pub fn knows(&self, account: &str) -> bool {
+        self.partition.machine.accounts.find(account).is_some()
+    }
+}
+
 /// One partition, folded by one thread and read by any.
 pub struct Live {
     /// Its number.
@@ -114,6 +145,15 @@ pub struct Live {
     log: Arc<dyn Log>,
     /// `None` while it isn't served.
     partition: RwLock<Option<Partition>>,
+    /// The store of the partition that is served.
+    store: Mutex<Weak<Rocks>>,
+    /// Commits begun since the process started: what was taken before one doesn't fit rows read after it.
+    pub(super) commits: AtomicU64,
+    /// What numbers stood for when somebody last looked.
+    words: Mutex<Arc<Words>>,
+    errands: Errands,
+    /// Why it has stopped, once it has for good.
+    stopped: Mutex<Option<String>>,
     standing: watch::Sender<Standing>,
     delivered: watch::Sender<u64>,
     /// End of the log when it was opened.
@@ -129,6 +169,11 @@ impl Live {
             number,
             log,
             partition: RwLock::new(None),
+            store: Mutex::default(),
+            commits: AtomicU64::new(0),
+            words: Mutex::default(),
+            errands: Errands::default(),
+            stopped: Mutex::new(None),
             standing: watch::Sender::new(Standing {
                 partition: number,
                 ..Standing::default()
@@ -145,13 +190,27 @@ impl Live {
         self.opened_end.store(end, Ordering::Release);
         self.caught_up.store(false, Ordering::Release);
         self.standing.send_replace(Standing::of(&partition));
-        *self.partition.write() = Some(partition);
+        let mut served = self.partition.write();
+        *self.store.lock() = Arc::downgrade(&partition.rocks);
+        // Another store may have given other numbers.
+        *self.words.lock() = Arc::default();
+        self.commits.fetch_add(1, Ordering::SeqCst);
+        *self.stopped.lock() = None;
+        *served = Some(partition);
+        drop(served);
+        self.run_errands();
         Ok(())
     }
 
     /// No longer serves it; its store can be opened again once the partition is let go.
     pub fn take(&self) -> Option<Partition> {
-        self.partition.write().take()
+        let mut served = self.partition.write();
+        *self.store.lock() = Weak::new();
+        self.commits.fetch_add(1, Ordering::SeqCst);
+        let taken = served.take();
+        drop(served);
+        self.run_errands();
+        taken
     }
 
     /// Whether it is served here.
@@ -172,17 +231,6 @@ impl Live {
     /// Changes whenever outputs were delivered.
     pub fn watch_delivered(&self) -> watch::Receiver<u64> {
         self.delivered.subscribe()
-    }
-
-    /// Names of all rollup dimensions that a policy has named so far, sorted.
-    pub fn rollup_names(&self) -> Result<Vec<String>, ReadError> {
-        self.read(|p| {
-            let names = p.machine.rollups.iter().flatten();
-            let mut names: Vec<String> = names.map(|&n| p.machine.names.symbols.name(n).to_owned()).collect();
-            names.sort_unstable();
-            names.dedup();
-            names
-        })
     }
 
     /// Records that are in the log and not folded.
@@ -215,11 +263,94 @@ impl Live {
         Ok(self.log.waiting_since(self.number, self.standing().next_offset)?)
     }
 
-    /// Reads what memory holds. Short: the fold waits meanwhile.
+    /// Says why nothing is read from here any more.
+    pub fn stopped(&self, cause: &PartitionError) {
+        *self.stopped.lock() = Some(cause.to_string());
+    }
+
+    fn not_served(&self) -> ReadError {
+        let partition = self.number;
+        match self.stopped.lock().clone() {
+            Some(cause) => ReadError::Stopped { partition, cause },
+            None => ReadError::NotServed { partition },
+        }
+    }
+
+    /// The store of the partition, if it is served.
+    pub fn store(&self) -> Result<Arc<Rocks>, ReadError> {
+        let store = self.store.lock().upgrade();
+        store.ok_or_else(|| self.not_served())
+    }
+
+    /// Reads what memory holds. Short: the fold waits meanwhile. It may wait for the fold itself.
     pub fn read<T>(&self, take: impl FnOnce(&Partition) -> T) -> Result<T, ReadError> {
-        match self.partition.read().as_ref() {
+        let guard = self.partition.read();
+        let result = match guard.as_ref() {
             Some(partition) => Ok(take(partition)),
-            None => Err(ReadError::NotServed { partition: self.number }),
+            None => Err(self.not_served()),
+        };
+        drop(guard);
+        self.run_errands();
+        result
+    }
+
+    /// The same, with what numbers stand for.
+    pub fn look<T>(&self, take: impl FnOnce(&Look<'_>) -> T) -> Result<T, ReadError> {
+        self.read(|partition| take(&self.look_at(partition)))
+    }
+
+    /// The same for those that must not wait for the fold: at once if it isn't at work, else it does the look between two
+    /// groups of records.
+    pub async fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        take: impl FnOnce(&Look<'_>) -> T + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let answer = {
+            match self.partition.try_read() {
+                Some(guard) => {
+                    let answer = guard.as_ref().map(|p| take(&self.look_at(p)));
+                    let answer = answer.ok_or_else(|| self.not_served());
+                    drop(guard);
+                    self.run_errands();
+                    return answer;
+                }
+                None => {
+                    let (sender, receiver) = oneshot::channel();
+                    let live = Arc::clone(self);
+                    self.errands.leave(Box::new(move |partition| {
+                        let answer = partition.map(|p| take(&live.look_at(p)));
+                        let answer = answer.ok_or_else(|| live.not_served());
+                        // Whoever asked may have left.
+                        let _ = sender.send(answer);
+                    }));
+                    receiver
+                }
+            }
+        };
+        self.run_errands();
+        answer.await.unwrap_or_else(|_| Err(self.not_served()))
+    }
+
+    fn look_at<'p>(&self, partition: &'p Partition) -> Look<'p> {
+        let before = Arc::clone(&self.words.lock());
+        let words = Words::of(&partition.machine, &before);
+        if !Arc::ptr_eq(&before, &words) {
+            *self.words.lock() = Arc::clone(&words);
+        }
+        Look {
+            partition,
+            words,
+            commits: self.commits.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Does the looks that wait, unless somebody has the lock who will.
+    fn run_errands(&self) {
+        while self.errands.any_after_letting_go() {
+            let Some(guard) = self.partition.try_read() else {
+                return;
+            };
+            self.errands.run(guard.as_ref());
         }
     }
 
@@ -228,9 +359,25 @@ impl Live {
         work: impl FnOnce(&mut Partition) -> Result<T, PartitionError>,
     ) -> Result<Option<T>, PartitionError> {
         let mut guard = self.partition.write();
-        let result = guard.as_mut().map(work).transpose();
+        let result = guard
+            .as_mut()
+            .map(|partition| PartitionError::caught(self.number, || work(partition)))
+            .transpose();
+        // What a panic has left half applied is nobody's to read.
+        let spoilt = match &result {
+            Err(PartitionError::Panicked { .. }) => {
+                *self.store.lock() = Weak::new();
+                guard.take()
+            }
+            _ => None,
+        };
         // Whoever waits to read comes first.
+        if self.errands.any() {
+            self.errands.run(guard.as_ref());
+        }
         RwLockWriteGuard::unlock_fair(guard);
+        drop(spoilt);
+        self.run_errands();
         result
     }
 
@@ -281,6 +428,9 @@ impl Live {
                 let mut next = at;
                 loop {
                     next = partition.fold_next(batch, next, batch.len())?;
+                    if self.errands.any() {
+                        self.errands.run(Some(partition));
+                    }
                     let over = next >= batch.len() && !partition.machine.settling;
                     if over || partition.is_commit_due() || began.elapsed() >= HOLD_MAX {
                         return Ok((next, partition.machine.settling, Standing::of(partition)));
@@ -307,14 +457,46 @@ impl Live {
         Ok(())
     }
 
+    /// Writes what changed. Readers are kept out at the beginning and the end alone: only this thread changes the partition.
+    fn write_changes(&self) -> Result<(), PartitionError> {
+        let began = Instant::now();
+        if !self.read(Partition::has_uncommitted).unwrap_or(false) {
+            return Ok(());
+        }
+        self.read(Partition::compare_pending).unwrap_or(Ok(()))?;
+        let mut kept_out = Duration::ZERO;
+        let begun = self.write(|partition| {
+            let began = Instant::now();
+            // Whoever takes something from memory from now on can't have rows from before it was taken.
+            self.commits.fetch_add(1, Ordering::SeqCst);
+            let commit = partition.begin_commit();
+            kept_out += began.elapsed();
+            commit
+        })?;
+        if let Some(mut commit) = begun.flatten() {
+            self.read(|partition| partition.write_commit(&mut commit))
+                .unwrap_or(Ok(()))?;
+            self.write(|partition| {
+                let began = Instant::now();
+                partition.end_commit(&commit);
+                kept_out += began.elapsed();
+                Ok(())
+            })?;
+            let step = self.read(Partition::flush_when_due).unwrap_or(Ok(None))?;
+            self.write(|partition| {
+                partition.flush_stepped(step);
+                Ok(())
+            })?;
+        }
+        metrics::histogram!("reckon_commit_seconds").record(began.elapsed());
+        metrics::histogram!("reckon_commit_lock_seconds").record(kept_out);
+        Ok(())
+    }
+
     /// Commits, then delivers without keeping readers out.
     pub fn commit(&self) -> Result<(), PartitionError> {
+        self.write_changes()?;
         let committed = self.write(|partition| {
-            if partition.has_uncommitted() {
-                let began = Instant::now();
-                partition.commit()?;
-                metrics::histogram!("reckon_commit_seconds").record(began.elapsed());
-            }
             let retention = partition.settings.retention;
             let outputs = if !partition.unsent.is_empty() && partition.reach_tails()? {
                 partition.unsent.clone()
@@ -366,5 +548,77 @@ impl Live {
     /// The log that it folds.
     pub fn log(&self) -> &Arc<dyn Log> {
         &self.log
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Identity;
+    use crate::log::memory::MemoryLog;
+    use crate::machine::clock::Source;
+    use crate::partition::Settings;
+    use crate::store::rocks::Budget;
+
+    fn served(folder: &std::path::Path) -> Result<Arc<Live>, PartitionError> {
+        let identity = Identity {
+            log_id: "test".to_owned(),
+            partition_count: 1,
+            source: Source::Ticks,
+        };
+        let log: Arc<dyn Log> = Arc::new(MemoryLog::new(identity, 0));
+        let budget = Budget::new(1 << 20, 16 << 20);
+        let partition = Partition::open(Arc::clone(&log), 0, folder, &budget, Settings::default())?;
+        let live = Arc::new(Live::new(0, log));
+        live.serve(partition)?;
+        Ok(live)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_has_the_lock_does_the_looks_that_others_wait_for() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = tempfile::tempdir()?;
+        let live = served(folder.path())?;
+        let (locked, told) = oneshot::channel();
+        let holding = Arc::clone(&live);
+        let holder = std::thread::spawn(move || {
+            holding.write(|partition| {
+                let _ = locked.send(());
+                // As a fold does between two groups of records; there is no end to it unless somebody asks.
+                while !holding.errands.any() {
+                    std::thread::yield_now();
+                }
+                holding.errands.run(Some(partition));
+                Ok(std::thread::current().id())
+            })
+        });
+        told.await?;
+        let by = live.ask(|look| (std::thread::current().id(), look.partition.number)).await?;
+        let holder = holder.join().map_err(|_| "panicked")??;
+        assert_eq!((Some(by.0), by.1), (holder, 0));
+        let by = live.ask(|_| std::thread::current().id()).await?;
+        assert_eq!(by, std::thread::current().id(), "the lock is free: at once");
+        assert!(live.ask(|_| 1).await.is_ok() && live.take().is_some());
+        assert!(matches!(live.ask(|_| 1).await, Err(ReadError::NotServed { partition: 0 })));
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_panic_leaves_is_read_by_nobody() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = tempfile::tempdir()?;
+        let live = served(folder.path())?;
+        let spoilt = live.write(|partition| {
+            partition.machine.position.next_offset = 7;
+            if partition.number == 0 {
+                std::panic::panic_any("half applied");
+            }
+            Ok(())
+        });
+        let Err(cause) = spoilt else { return Err("it went on".into()) };
+        assert!(cause.to_string().contains("half applied"), "{cause}");
+        assert!(matches!(live.read(|_| ()), Err(ReadError::NotServed { .. })) && !live.is_served());
+        live.stopped(&cause);
+        let said = live.read(|_| ()).map_err(|cause| cause.to_string());
+        assert!(said.is_err_and(|said| said.contains("has stopped")));
+        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod backup;
+mod errands;
 pub mod explain;
 mod forwarding;
 pub mod host;
@@ -13,7 +14,10 @@ pub mod restore;
 pub mod rows;
 pub mod running;
 pub mod sharing;
+pub mod taken;
+pub mod usage;
 pub mod watch;
+pub mod words;
 pub mod worker;
 
 use thiserror::Error;
@@ -66,6 +70,17 @@ pub enum PartitionError {
         /// Why.
         cause: GenesisError,
     },
+    /// A fault of this program.
+    #[error(
+        "partition {partition} has panicked: {what}. This is a fault of the program; what it had folded since the last commit is \
+         given up, and folded again from the log at the next start. If it panics again there, see deploy/RUNBOOK.md"
+    )]
+    Panicked {
+        /// Which partition.
+        partition: u32,
+        /// The panic's words.
+        what: String,
+    },
     /// A folder of the data directory.
     #[error("{path}: {cause}")]
     Folder {
@@ -77,6 +92,19 @@ pub enum PartitionError {
 }
 
 impl PartitionError {
+    /// Runs a part of a fold. A panic is an error too: whoever folds must say that it has stopped, and serve nothing of what it
+    /// has left half done.
+    pub fn caught<T>(partition: u32, work: impl FnOnce() -> Result<T, Self>) -> Result<T, Self> {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(Self::Panicked {
+                partition,
+                what: text.unwrap_or("no message").to_owned(),
+            })
+        })
+    }
+
     /// Whether the partition goes on once it is taken over anew, or the brokers are back.
     pub const fn is_interruption(&self) -> bool {
         matches!(self, Self::Log(cause) if cause.is_interruption())

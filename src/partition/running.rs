@@ -227,11 +227,16 @@ fn spawned(thread: std::io::Result<JoinHandle<()>>, data: &Path) -> Result<JoinH
 
 /// A partition's thread: folds until told to stop, and opens the store anew after its disk was full.
 fn fold(live: &Live, opening: &Opening, stop: &Stop, failed: &watch::Sender<Option<String>>) {
-    while let Err(cause) = live.fold(stop) {
+    // Reads say it, and /healthz does: a restart is all that helps.
+    let give_up = |cause: &PartitionError| {
+        tracing::error!(partition = live.number, %cause, "the partition has stopped");
+        live.stopped(cause);
+        failed.send_replace(Some(cause.to_string()));
+    };
+    while let Err(cause) = PartitionError::caught(live.number, || live.fold(stop)) {
         drop(live.take());
         if !cause.is_disk_full() {
-            tracing::error!(partition = live.number, %cause, "the partition has stopped");
-            failed.send_replace(Some(cause.to_string()));
+            give_up(&cause);
             return;
         }
         tracing::error!(partition = live.number, %cause, "no room: the partition waits for some");
@@ -240,26 +245,19 @@ fn fold(live: &Live, opening: &Opening, stop: &Stop, failed: &watch::Sender<Opti
             if stop.is_set() {
                 return;
             }
-            match opening.open(live.number) {
-                Ok(partition) => match live.serve(partition) {
-                    Ok(()) => break,
-                    Err(cause) => {
-                        tracing::error!(partition = live.number, %cause, "the partition can't be served again");
-                        failed.send_replace(Some(cause.to_string()));
-                        return;
-                    }
-                },
+            let opened = PartitionError::caught(live.number, || opening.open(live.number));
+            match opened.and_then(|partition| live.serve(partition)) {
+                Ok(()) => break,
                 Err(cause) if cause.is_disk_full() || cause.is_still_held() => {}
                 Err(cause) => {
-                    tracing::error!(partition = live.number, %cause, "the partition can't be opened again");
-                    failed.send_replace(Some(cause.to_string()));
+                    give_up(&cause);
                     return;
                 }
             }
         }
     }
     if let Some(partition) = live.take()
-        && let Err(cause) = partition.close()
+        && let Err(cause) = PartitionError::caught(live.number, || partition.close())
     {
         tracing::error!(partition = live.number, %cause, "not everything could be put on disk; it is folded again next time");
     }

@@ -1,5 +1,7 @@
 //! One commit is one `WriteBatch`: whatever the fold changed since the last one.
 
+use std::borrow::Borrow;
+
 use rocksdb::WriteBatch;
 
 use super::bytes::{Reader, Writer};
@@ -9,14 +11,17 @@ use super::rocks::{Rocks, StoreError};
 use super::shelf::Shelf;
 use super::state;
 use super::values::{self, Stored};
+use crate::machine::accounts::Profile;
 use crate::machine::calls::PAGE_SLOTS;
 use crate::machine::fold::Machine;
 use crate::machine::forward::Forward;
 use crate::machine::names::Names;
 use crate::machine::output::{Output, Topic};
 use crate::machine::usage::{Bucket, BucketKey, Span};
-use crate::model::Ms;
 use crate::model::period::{self, Month, Zone};
+use crate::model::policy::Policy;
+use crate::model::rate_card::RateCard;
+use crate::model::symbol::Sym;
 
 /// Months for which closed usage and statements are kept (RULES §6, `history`).
 const HISTORY_MONTHS: u32 = 25;
@@ -59,6 +64,11 @@ impl Written {
             profiles: 0,
             batch_bytes: 0,
         }
+    }
+
+    /// Takes a commit as written.
+    pub fn wrote(&mut self, bytes: &CommitBytes) {
+        self.batch_bytes = (bytes.all + bytes.all / 8) as usize;
     }
 }
 
@@ -138,35 +148,54 @@ pub struct Leaving<'a> {
     pub forwarded: &'a [u64],
 }
 
-/// Puts everything that changed into one batch.
-pub fn fill(
-    rocks: &Rocks,
-    machine: &mut Machine,
-    shelf: &mut Shelf,
-    written: &mut Written,
-    leaving: Leaving<'_>,
-    last: Option<LastRecord>,
-    flushed_forget_line: Ms,
-) -> Result<(WriteBatch, CommitBytes), StoreError> {
+/// What changed since the last commit: what is small, in the batch; of what is large, the list.
+#[derive(Default)]
+pub struct Changed {
+    batch: WriteBatch,
+    totals_bytes: u64,
+    accounts: Vec<(u32, bool)>,
+    pages: Vec<u32>,
+}
+
+/// Takes what changed, so that nothing of it counts as changed any more. Short: readers are kept out.
+pub fn take(rocks: &Rocks, machine: &mut Machine, written: &mut Written) -> Result<Changed, StoreError> {
     // As large as the last one, so that it doesn't grow by copying.
     let mut batch = WriteBatch::with_capacity_bytes(written.batch_bytes);
+    names(machine, written, &mut batch);
+    rules(machine, written, &mut batch);
+    ledger(machine, &mut batch);
+    let before = batch.size_in_bytes();
+    buckets(rocks, machine, &mut batch)?;
+    closed(machine, &mut batch);
+    Ok(Changed {
+        totals_bytes: (batch.size_in_bytes() - before) as u64,
+        accounts: machine.accounts.take_dirty(),
+        pages: machine.calls.take_dirty_pages(),
+        batch,
+    })
+}
+
+/// Puts everything that changed into one batch; nothing of the state changes meanwhile.
+pub fn fill(
+    rocks: &Rocks,
+    machine: &Machine,
+    shelf: &Shelf,
+    changed: Changed,
+    leaving: Leaving<'_>,
+    last: Option<LastRecord>,
+) -> Result<(WriteBatch, CommitBytes), StoreError> {
+    let mut batch = changed.batch;
     let mut bytes = CommitBytes::default();
-    let mut since = 0u64;
+    let mut since = batch.size_in_bytes() as u64;
     let mut part = |batch: &WriteBatch| {
         let now = batch.size_in_bytes() as u64;
         now - std::mem::replace(&mut since, now)
     };
-    names(machine, written, &mut batch);
-    rules(machine, written, &mut batch);
-    ledger(machine, &mut batch);
-    part(&batch);
-    accounts(machine, &mut batch);
-    buckets(rocks, machine, &mut batch)?;
-    closed(machine, &mut batch);
-    bytes.totals = part(&batch);
-    open_pages(rocks, machine, &mut batch)?;
+    accounts(machine, &changed.accounts, &mut batch);
+    bytes.totals = changed.totals_bytes + part(&batch);
+    open_pages(rocks, machine, changed.pages, &mut batch)?;
     bytes.open = part(&batch);
-    let tail = shelf.commit(rocks, &mut batch, flushed_forget_line)?;
+    let tail = shelf.fill(rocks, &mut batch)?;
     batch.put([table::TAIL_BLOCK], tail);
     bytes.settled = part(&batch);
     for output in leaving.outputs {
@@ -196,7 +225,6 @@ pub fn fill(
     let state = state::write(machine, shelf.next_block(), shelf.oldest_block());
     batch.put(keys::meta(Meta::State), state);
     bytes.all = batch.size_in_bytes() as u64;
-    written.batch_bytes = batch.size_in_bytes() + batch.size_in_bytes() / 8;
     Ok((batch, bytes))
 }
 
@@ -211,18 +239,18 @@ fn names(machine: &Machine, written: &mut Written, batch: &mut WriteBatch) {
     }
 }
 
-fn list<T: Stored>(all: &[T], written: &mut usize, kind: Rule, batch: &mut WriteBatch) {
+fn list<T: Stored>(all: &[impl Borrow<T>], written: &mut usize, kind: Rule, batch: &mut WriteBatch) {
     for value in all.iter().skip(*written) {
-        batch.put(keys::rule(kind, *written as u32), value.to_bytes());
+        batch.put(keys::rule(kind, *written as u32), value.borrow().to_bytes());
         *written += 1;
     }
 }
 
 fn rules(machine: &Machine, written: &mut Written, batch: &mut WriteBatch) {
-    list(&machine.policies, &mut written.policies, Rule::Policy, batch);
-    list(machine.cards.all(), &mut written.cards, Rule::Card, batch);
-    list(&machine.rollups, &mut written.rollups, Rule::Rollup, batch);
-    list(machine.accounts.profiles(), &mut written.profiles, Rule::Profile, batch);
+    list::<Policy>(&machine.policies, &mut written.policies, Rule::Policy, batch);
+    list::<RateCard>(machine.cards.all(), &mut written.cards, Rule::Card, batch);
+    list::<Vec<Sym>>(&machine.rollups, &mut written.rollups, Rule::Rollup, batch);
+    list::<Profile>(machine.accounts.profiles(), &mut written.profiles, Rule::Profile, batch);
 }
 
 fn ledger(machine: &mut Machine, batch: &mut WriteBatch) {
@@ -239,9 +267,8 @@ fn ledger(machine: &mut Machine, batch: &mut WriteBatch) {
     }
 }
 
-fn accounts(machine: &mut Machine, batch: &mut WriteBatch) {
+fn accounts(machine: &Machine, dirty: &[(u32, bool)], batch: &mut WriteBatch) {
     let mut w = Writer::default();
-    let dirty = machine.accounts.take_dirty();
     for (at, &(number, row)) in dirty.iter().enumerate() {
         // Totals lie scattered: those of a few accounts ahead are asked for in time.
         let ahead = |by: usize| dirty.get(at + by).map_or(0, |d| d.0);
@@ -331,11 +358,11 @@ fn closed(machine: &mut Machine, batch: &mut WriteBatch) {
     }
 }
 
-fn open_pages(rocks: &Rocks, machine: &mut Machine, batch: &mut WriteBatch) -> Result<(), StoreError> {
+fn open_pages(rocks: &Rocks, machine: &Machine, pages: Vec<u32>, batch: &mut WriteBatch) -> Result<(), StoreError> {
     let open = rocks.family(CF_OPEN)?;
     let mut calls = Writer::default();
     let (mut pattern, mut values) = (Writer::default(), Writer::default());
-    for page in machine.calls.take_dirty_pages() {
+    for page in pages {
         calls.bytes.clear();
         for (slot, call) in machine.calls.page(page) {
             // A clean call is still where it was packed.

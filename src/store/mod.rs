@@ -9,6 +9,7 @@ pub mod keys;
 pub mod load;
 pub mod packed;
 pub mod rocks;
+pub mod rows;
 pub mod shelf;
 pub mod state;
 pub mod values;

@@ -224,18 +224,23 @@ impl Shelf {
         })
     }
 
-    /// Adds what isn't stored yet to a commit, and lets go of blocks that were forgotten before `flushed_forget_line`.
-    pub(super) fn commit(
-        &mut self,
-        rocks: &Rocks,
-        batch: &mut rocksdb::WriteBatch,
-        flushed_forget_line: Ms,
-    ) -> Result<Vec<u8>, StoreError> {
+    /// Adds what isn't stored yet to a commit; returns the block that is being filled.
+    pub(super) fn fill(&self, rocks: &Rocks, batch: &mut rocksdb::WriteBatch) -> Result<Vec<u8>, StoreError> {
         let (settled, ids) = (rocks.family(CF_SETTLED)?, rocks.family(CF_SETTLED_IDS)?);
-        for (number, full) in std::mem::take(&mut self.full) {
-            batch.put_cf(settled, number.to_be_bytes(), full.block);
-            batch.put_cf(ids, number.to_be_bytes(), full.ids);
+        for (number, full) in &self.full {
+            batch.put_cf(settled, number.to_be_bytes(), &full.block);
+            batch.put_cf(ids, number.to_be_bytes(), &full.ids);
         }
+        Ok(self.filling.bytes())
+    }
+
+    /// Takes as stored what [`Shelf::fill`] has added.
+    pub fn stored(&mut self) {
+        self.full.clear();
+    }
+
+    /// Lets go of blocks that were forgotten before the line.
+    pub fn forget(&mut self, flushed_forget_line: Ms) {
         let before = self.oldest_block;
         while self
             .remembered_until
@@ -248,7 +253,6 @@ impl Shelf {
         if self.oldest_block > before {
             self.index.set_oldest(self.oldest_block);
         }
-        Ok(self.filling.bytes())
     }
 
     /// Gives the disk back what dropped blocks took, whole files at a time.

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
 
 use reckon::log::local::{LocalLog, WallClock};
 use reckon::log::memory::MemoryLog;
@@ -345,4 +346,55 @@ fn records_of_several_partitions_are_one_write_in_both_logs() {
         assert!(matches!(refused, Err(LogError::NoPartition { partition: 2, count: 2 })));
         assert_eq!((log.end(0).expect("an end"), log.end(1).expect("an end")), (5, 7));
     }
+}
+
+#[test]
+fn an_append_that_panics_keeps_no_other_one_waiting() {
+    let folder = tempfile::tempdir().expect("a folder");
+    drop(LocalLog::create(folder.path(), &identity("a"), fixed()).expect("made"));
+    let panics = Arc::new(AtomicBool::new(true));
+    let told = Arc::clone(&panics);
+    let clock: WallClock = Arc::new(move || {
+        assert!(!told.swap(false, Ordering::Relaxed), "a clock that fails once");
+        1_790_000_000_000
+    });
+    let log = LocalLog::open(folder.path(), clock).expect("opened");
+    let first = std::thread::scope(|scope| scope.spawn(|| log.append(0, records(1, 10))).join());
+    assert!(first.is_err(), "it has panicked");
+    assert!(!panics.load(Ordering::Relaxed));
+    let receipts = log.append(0, records(2, 10)).expect("the next one goes on");
+    assert_eq!(receipts[0].offset, 1, "nothing was written");
+    assert_eq!(all(&log, 0).len(), 3);
+}
+
+#[test]
+fn appends_of_many_threads_are_all_told_and_wake_who_waits() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = LocalLog::create(folder.path(), &identity("a"), fixed()).expect("made");
+    std::thread::scope(|scope| {
+        let waits = |partition: u32| {
+            let log = &log;
+            move || {
+                let mut from = 1;
+                while from < 401 {
+                    assert!(log.wait(partition, from, Duration::from_secs(60)).expect("waited"));
+                    from = log.end(partition).expect("an end");
+                }
+            }
+        };
+        let waiting = [scope.spawn(waits(0)), scope.spawn(waits(1))];
+        for thread in 0..8 {
+            let log = &log;
+            scope.spawn(move || {
+                for _ in 0..100 {
+                    log.append(thread % 2, records(1, 10)).expect("appended");
+                }
+            });
+        }
+        for one in waiting {
+            one.join().expect("all were seen");
+        }
+    });
+    assert_eq!((all(&log, 0).len(), all(&log, 1).len()), (401, 401));
+    assert!(!log.wait(0, 401, Duration::from_millis(1)).expect("waited"));
 }

@@ -15,5 +15,6 @@ mod in_memory;
 mod merging;
 #[cfg(feature = "store")]
 mod partition;
+mod reading;
 mod scenario;
 mod scenarios;

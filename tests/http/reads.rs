@@ -1,5 +1,7 @@
 //! Reads over a history that was folded before: they say what `reckon export` says.
 
+use serde_json::Value;
+
 use crate::served::{Served, reckon};
 
 const HISTORY: &str = r#"{"tick": "2026-09-01T00:00:00Z"}
@@ -60,4 +62,53 @@ fn a_closed_month_has_an_etag_and_its_sums() {
     let month = served.get("/v1/periods/2026-09").json();
     assert_eq!((&month["closed"], &month["complete"]), (&"1".into(), &true.into()));
     assert_eq!(month["amounts"]["USD"], "0.01");
+}
+
+#[test]
+fn hours_are_told_until_their_month_closes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let hours = "/v1/accounts/acme/usage?period=2026-09&window=hour";
+    let data = history(folder.path(), false);
+    let served = Served::start(data.as_ref(), &[]);
+    assert_eq!(served.get(hours).json()["rows"][0]["window"], "2026-09-01T10:00:00.000Z");
+    assert!(served.stop().success());
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = history(folder.path(), true);
+    let served = Served::start(data.as_ref(), &[]);
+    let gone = served.get(hours);
+    assert_eq!((gone.status, &gone.json()["code"]), (410, &"hours_gone".into()));
+    let days = served.get("/v1/accounts/acme/usage?period=2026-09&window=day").json();
+    assert_eq!(days["rows"][0]["window"], "2026-09-01");
+}
+
+#[test]
+fn usage_comes_in_pages_and_a_month_sums_the_days_asked_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = history(folder.path(), false);
+    let served = Served::start(data.as_ref(), &[]);
+    let path = "/v1/accounts/acme/usage?period=2026-09&window=day";
+    let whole = served.get(path).json();
+    let mut rows = Vec::new();
+    let mut next = String::new();
+    loop {
+        let page = served.get(&format!("{path}&limit=1{next}")).json();
+        rows.extend(page["rows"].as_array().expect("rows").clone());
+        let Some(cursor) = page["next"].as_str() else { break };
+        let csv = served.get(&format!("{path}&limit=1&format=csv{next}"));
+        assert_eq!(csv.header("reckon-next"), cursor);
+        next = format!("&after={cursor}");
+    }
+    assert_eq!((rows.len(), &Value::from(rows)), (3, &whole["rows"]));
+    assert!(whole["next"].is_null());
+    for (bad, field) in [("limit=0", "limit"), ("limit=10001", "limit"), ("after=x", "after")] {
+        let refused = served.get(&format!("{path}&{bad}"));
+        assert_eq!((refused.status, &refused.json()["field"]), (400, &field.into()));
+    }
+    let month = |more: &str| served.get(&format!("/v1/accounts/acme/usage?period=2026-09{more}")).json();
+    let calls = |body: &Value| body["calls"].as_array().map_or(0, Vec::len);
+    assert_eq!(calls(&month("")), 2);
+    let later = month("&from=2026-09-02T00:00:00Z");
+    assert_eq!((calls(&later), &later["calls"][0]["reason"]), (1, &"upstream_error".into()));
+    let earlier = month("&until=2026-09-02T00:00:00Z");
+    assert_eq!((calls(&earlier), &earlier["rows"][0]["window"]), (1, &"2026-09".into()));
 }

@@ -16,6 +16,8 @@ use crate::model::period::{self, Month};
 use crate::model::quantity::Quantity;
 use crate::partition::account::{PeriodStatement, Statement, Usage};
 use crate::partition::live::{Live, ReadError, Standing};
+use crate::partition::taken::{Asked, Taken};
+use crate::store::rows::Rows;
 use crate::wire::pb;
 
 /// Height of the chart in its own units.
@@ -188,19 +190,30 @@ pub enum Found {
 
 /// Reads a period of an account; the running one, if none is named.
 pub fn read(live: &Live, account: &str, month: Option<Month>) -> Result<Found, ReadError> {
-    let Some((standing, profile, _)) = live.periods(account)? else {
-        return Ok(Found::NoAccount);
-    };
-    if let Some((statement, usage)) = live.bill(account, month)? {
-        return Ok(Found::Bill(Box::new(Bill::of(account, statement, &usage))));
+    let found = live.with_account(account, &Asked::Statement(month), |taken, rows| {
+        of_taken(live, taken, rows, month)
+    })?;
+    Ok(found.unwrap_or(Found::NoAccount))
+}
+
+/// The same from what was taken of the account.
+pub fn of_taken(
+    live: &Live,
+    taken: &Taken,
+    rows: &mut Rows<'_>,
+    month: Option<Month>,
+) -> Result<Found, ReadError> {
+    if let Some((statement, usage)) = taken.bill(live, rows)? {
+        return Ok(Found::Bill(Box::new(Bill::of(&taken.id, statement, &usage))));
     }
+    let (standing, profile) = (taken.standing, taken.profile());
     let running = Month::of(standing.clock.unwrap_or_default(), profile.zone);
     if month.is_some_and(|m| m != running) {
         return Ok(Found::NoPeriod);
     }
     // A month that has begun is there before its first call stores its bounds.
     let (statement, usage) = nothing_yet(standing, profile, running);
-    Ok(Found::Bill(Box::new(Bill::of(account, statement, &usage))))
+    Ok(Found::Bill(Box::new(Bill::of(&taken.id, statement, &usage))))
 }
 
 fn nothing_yet(standing: Standing, profile: Profile, month: Month) -> (PeriodStatement, Usage) {
@@ -230,6 +243,7 @@ fn nothing_yet(standing: Standing, profile: Profile, month: Month) -> (PeriodSta
         periods: vec![period],
         sums: BTreeMap::new(),
         calls: BTreeMap::new(),
+        next: None,
     };
     (statement, usage)
 }

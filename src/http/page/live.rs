@@ -7,6 +7,8 @@ use super::bill::{self, Bill, Found};
 use crate::http::stream::id;
 use crate::http::watchers::Totals;
 use crate::partition::live::{Live, ReadError};
+use crate::partition::taken::Taken;
+use crate::store::rows::Rows;
 
 #[derive(Template)]
 #[template(path = "bill.html")]
@@ -14,9 +16,9 @@ struct BillPart<'a> {
     bill: &'a Bill,
 }
 
-/// The running period as a message; `None`: there is no such account.
-pub fn totals(live: &Live, account: &str) -> Result<Option<Totals>, ReadError> {
-    let Found::Bill(bill) = bill::read(live, account, None)? else {
+/// The running period as a message, from what was taken of the account.
+pub fn totals(live: &Live, taken: &Taken, rows: &mut Rows<'_>) -> Result<Option<Totals>, ReadError> {
+    let Found::Bill(bill) = bill::of_taken(live, taken, rows, None)? else {
         return Ok(None);
     };
     let Ok(markup) = (BillPart { bill: &bill }).render() else {
