@@ -5,6 +5,7 @@
 //! holds and a snapshot of the store under the lock, and reads the store after it has let go ([`super::account`]): so a slow
 //! disk makes a read slow, not the fold. Outputs are delivered, which waits for the disk, without the lock.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -114,12 +115,16 @@ pub struct Live {
     log: Arc<dyn Log>,
     /// `None` while it isn't served.
     partition: RwLock<Option<Partition>>,
+    /// The same without the lock, which a commit or a question to the cluster may hold for long.
+    served: AtomicBool,
     standing: watch::Sender<Standing>,
     delivered: watch::Sender<u64>,
     /// End of the log when it was opened.
     opened_end: AtomicU64,
-    /// Set once it was reached, until the partition is served anew.
-    caught_up: AtomicBool,
+    /// How often it was served.
+    servings: AtomicU64,
+    /// The serving in which that end was reached.
+    caught_up_in: AtomicU64,
 }
 
 impl Live {
@@ -129,34 +134,40 @@ impl Live {
             number,
             log,
             partition: RwLock::new(None),
+            served: AtomicBool::new(false),
             standing: watch::Sender::new(Standing {
                 partition: number,
                 ..Standing::default()
             }),
             delivered: watch::Sender::new(0),
             opened_end: AtomicU64::new(u64::MAX),
-            caught_up: AtomicBool::new(false),
+            servings: AtomicU64::new(0),
+            caught_up_in: AtomicU64::new(0),
         }
     }
 
     /// Serves the partition from now on.
     pub fn serve(&self, partition: Partition) -> Result<(), PartitionError> {
-        let end = self.log.end(self.number)?;
-        self.opened_end.store(end, Ordering::Release);
-        self.caught_up.store(false, Ordering::Release);
+        // It was asked a moment ago, when the store was opened.
+        let end = self.log.recent_end(self.number)?;
+        self.opened_end.store(u64::MAX, Ordering::Release);
+        self.servings.fetch_add(1, Ordering::AcqRel);
         self.standing.send_replace(Standing::of(&partition));
+        self.opened_end.store(end, Ordering::Release);
         *self.partition.write() = Some(partition);
+        self.served.store(true, Ordering::Release);
         Ok(())
     }
 
     /// No longer serves it; its store can be opened again once the partition is let go.
     pub fn take(&self) -> Option<Partition> {
+        self.served.store(false, Ordering::Release);
         self.partition.write().take()
     }
 
-    /// Whether it is served here.
+    /// Whether it is served here. Waits for nobody.
     pub fn is_served(&self) -> bool {
-        self.partition.read().is_some()
+        self.served.load(Ordering::Acquire)
     }
 
     /// Where it stands.
@@ -203,11 +214,16 @@ impl Live {
 
     /// Whether it has folded all that was in the log when it was opened: from then on its counters don't repeat themselves.
     pub fn is_caught_up(&self) -> bool {
-        let caught_up =
-            self.caught_up.load(Ordering::Acquire) || self.folded_up_to() >= self.opened_end.load(Ordering::Acquire);
+        let serving = self.servings.load(Ordering::Acquire);
         // Once is enough: behind the last record stand markers that no record passes before the next one comes.
-        self.caught_up.store(caught_up, Ordering::Release);
-        caught_up
+        if self.caught_up_in.load(Ordering::Acquire) != serving {
+            if self.folded_up_to() < self.opened_end.load(Ordering::Acquire) {
+                return false;
+            }
+            self.caught_up_in.store(serving, Ordering::Release);
+        }
+        // What was seen of an earlier serving says nothing of this one.
+        self.servings.load(Ordering::Acquire) == serving
     }
 
     /// When the oldest record that isn't folded was appended; `None` if all are folded.
@@ -228,10 +244,15 @@ impl Live {
         work: impl FnOnce(&mut Partition) -> Result<T, PartitionError>,
     ) -> Result<Option<T>, PartitionError> {
         let mut guard = self.partition.write();
-        let result = guard.as_mut().map(work).transpose();
+        let result = catch_unwind(AssertUnwindSafe(|| guard.as_mut().map(work).transpose()));
+        if result.is_err() {
+            // Half a record may be applied: nobody is to see that.
+            self.served.store(false, Ordering::Release);
+            drop(guard.take());
+        }
         // Whoever waits to read comes first.
         RwLockWriteGuard::unlock_fair(guard);
-        result
+        result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Folds what the log has and gets, until told to stop; then what is folded is committed and delivered. Returns too

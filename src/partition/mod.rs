@@ -2,12 +2,15 @@
 
 pub mod account;
 pub mod backup;
+mod ends;
 pub mod explain;
 mod forwarding;
 pub mod host;
 pub mod instance;
 pub mod live;
 pub mod open;
+mod owned;
+mod pulse;
 pub mod read;
 pub mod restore;
 pub mod rows;
@@ -65,6 +68,23 @@ pub enum PartitionError {
         partition: u32,
         /// Why.
         cause: GenesisError,
+    },
+    /// The fold has panicked: a number ran over, or a promise of the code itself is broken.
+    #[error(
+        "partition {partition}: the fold has panicked ({words}); what it had not committed is thrown away. It is a defect of this \
+         version: keep the log lines, and run another version"
+    )]
+    Panicked {
+        /// Which partition.
+        partition: u32,
+        /// What the panic said.
+        words: String,
+    },
+    /// No thread can be started.
+    #[error("no thread can be started ({cause}): raise the limit of threads (ulimit -u, TasksMax), and start again")]
+    Thread {
+        /// Why.
+        cause: std::io::Error,
     },
     /// A folder of the data directory.
     #[error("{path}: {cause}")]

@@ -151,16 +151,6 @@ impl KafkaLog {
         self.fetcher.stop();
     }
 
-    /// No longer fetches a partition, and emits nothing for it.
-    pub fn let_go(&self, partition: u32) {
-        if let Err(cause) = self.fetcher.unfollow(partition) {
-            tracing::warn!(partition, %cause, "a partition can't be let go");
-        }
-        if let Some(emitter) = self.emitters.get(partition as usize) {
-            *emitter.lock() = None;
-        }
-    }
-
     /// The offset after the last record of the partition, committed or not, and that after the last one that may be read.
     pub fn high_and_stable(&self, partition: u32) -> Result<(u64, u64), LogError> {
         let events = self.settings.events();
@@ -322,13 +312,17 @@ impl Log for KafkaLog {
     }
 
     fn end(&self, partition: u32) -> Result<u64, LogError> {
+        Ok(self.range(partition)?.1)
+    }
+
+    fn range(&self, partition: u32) -> Result<(u64, u64), LogError> {
         self.check(partition)?;
-        let end = self.readers.ends(&self.settings.events(), partition)?.1;
+        let (start, end) = self.readers.ends(&self.settings.events(), partition)?;
         // A stale leader may tell an old end; what was there when the partition was taken over is known.
         let known = self.emitter(partition)?.as_ref().map_or(0, |e| e.input_barrier + 1);
         let end = end.max(known);
         self.ends.lock().insert(partition, (Instant::now(), end));
-        Ok(end)
+        Ok((start, end))
     }
 
     fn recent_end(&self, partition: u32) -> Result<u64, LogError> {
@@ -418,6 +412,15 @@ impl Log for KafkaLog {
         let emitter = Emitter::take_over(&self.settings, &self.identity.log_id, partition, &self.readers)?;
         *self.emitter(partition)? = Some(emitter);
         Ok(())
+    }
+
+    fn let_go(&self, partition: u32) {
+        if let Err(cause) = self.fetcher.unfollow(partition) {
+            tracing::warn!(partition, %cause, "a partition can't be let go");
+        }
+        if let Some(emitter) = self.emitters.get(partition as usize) {
+            *emitter.lock() = None;
+        }
     }
 
     fn append_outputs(&self, partition: u32, outputs: &[Output]) -> Result<(), LogError> {
