@@ -407,8 +407,10 @@ impl Log for KafkaLog {
         let Some(member) = self.member.get() else {
             return Err(LogError::NotOwned { partition });
         };
+        let began = Instant::now();
         let position = self.forwarded_below(partition)?;
         member.confirm(partition, position)?;
+        tracing::debug!(partition, ask_ms = began.elapsed().as_millis() as u64, "the group says that it is ours");
         let emitter = Emitter::take_over(&self.settings, &self.identity.log_id, partition, &self.readers)?;
         *self.emitter(partition)? = Some(emitter);
         Ok(())
