@@ -1,6 +1,6 @@
 //! A Kafka log shared with other instances: what the group gives and takes, the ticks of what is ours, and whether it still is.
 //!
-//! The partitions' threads are in [`super::owned`]. The threads here never wait for a partition's lock: one that is held up
+//! The partitions' threads are in `owned.rs`. The threads here never wait for a partition's lock: one that is held up
 //! keeps no other's tick back, nor the look at its end.
 
 use std::collections::BTreeMap;
