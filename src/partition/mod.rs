@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod backup;
+mod early;
 mod ends;
 pub mod explain;
 mod forwarding;

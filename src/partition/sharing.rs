@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::PartitionError;
-pub use super::ends::StableEnd;
 use super::ends::Ends;
+pub use super::ends::StableEnd;
 use super::live::{Live, Stop};
 use super::owned::Folds;
 use super::pulse::{BEAT_EVERY, Pulse};
@@ -169,7 +169,7 @@ impl Sharing {
             .spawn(move || {
                 while !told.wait(ENDS_EVERY) {
                     watching.look_at_ends();
-                    watching.folds.close_early();
+                    watching.folds.early.close_old();
                 }
             })
             .map_err(failed)?;

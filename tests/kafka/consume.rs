@@ -345,14 +345,7 @@ impl ManyStatements {
             "--replication",
             "1",
         ];
-        let place = [
-            "--kafka",
-            &bootstrap,
-            "--topic-prefix",
-            prefix,
-            "--partitions",
-            &count,
-        ];
+        let place = ["--kafka", &bootstrap, "--topic-prefix", prefix, "--partitions", &count];
         good(&[&create[..], &place].concat());
         Self {
             producer: ClientConfig::new()

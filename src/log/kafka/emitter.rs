@@ -180,7 +180,14 @@ impl Emitter {
         emitter.input_barrier = input_barrier;
         emitter.tails = emitter.read_tails(readers, &barrier)?;
         let tails_ms = phases.next();
-        tracing::debug!(partition, client_ms, fence_ms, barrier_ms, tails_ms, "its outputs are ours");
+        tracing::debug!(
+            partition,
+            client_ms,
+            fence_ms,
+            barrier_ms,
+            tails_ms,
+            "its outputs are ours"
+        );
         Ok(emitter)
     }
 

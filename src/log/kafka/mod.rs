@@ -415,7 +415,11 @@ impl Log for KafkaLog {
         let began = Instant::now();
         let position = self.forwarded_below(partition)?;
         member.confirm(partition, position)?;
-        tracing::debug!(partition, ask_ms = began.elapsed().as_millis() as u64, "the group says that it is ours");
+        tracing::debug!(
+            partition,
+            ask_ms = began.elapsed().as_millis() as u64,
+            "the group says that it is ours"
+        );
         let emitter = Emitter::take_over(&self.settings, &self.identity.log_id, partition, &self.readers)?;
         self.taken_at[partition as usize].store(emitter.input_barrier + 1, Ordering::Release);
         *self.emitter(partition)? = Some(emitter);
