@@ -50,9 +50,10 @@
 //! record. Nothing is handed from a handler to the fold but through the log.
 //!
 //! *On Kafka.* A member of the consumer group says which partitions are ours ([`log::kafka::group`]), one client fetches them all
-//! ([`log::kafka`]), a thread each folds them ([`partition::sharing`]). Before it folds, an owner takes the partition over: it asks
-//! the group, fences older owners, writes a barrier and reads past it what was delivered ([`log::kafka::emitter`]); what is decided
-//! up to there is compared before it is written, and nothing goes out before the store has reached it. The operator's records are
+//! ([`log::kafka`]), a thread each folds them ([`partition::sharing`]). An owner takes its partition over: it asks the group, fences
+//! older owners, writes a barrier and reads past it what was delivered ([`log::kafka::emitter`]); meanwhile it opens the store and
+//! folds in memory alone. What is decided up to what was delivered is compared before it is written, and nothing goes out before
+//! the store has reached it. The operator's records are
 //! signed ([`wire::signature`], [`machine::authority`]), misplaced events are forwarded ([`machine::forward`]). A read of an account
 //! that another instance owns is handed to that one.
 //!

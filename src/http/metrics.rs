@@ -120,7 +120,7 @@ pub const METRICS: &[Metric] = &[
     metric("reckon_output_transaction_seconds", Histogram, &[], "Kafka: time of a committed transaction of outputs"),
     metric("reckon_tick_skew_ms", Gauge, &["partition"], "Kafka: the broker's time minus this machine's at the last tick, in milliseconds"),
     metric("reckon_unstable_records", Gauge, &["partition"], "Kafka: records and markers above the last stable offset, which may not be read yet"),
-    metric("reckon_stable_offset_still_seconds", Gauge, &["partition"], "Kafka: how long the last stable offset has stood still below the partition's end"),
+    metric("reckon_stable_offset_still_seconds", Gauge, &["partition"], "Kafka: how long the last stable offset has stood still below the partition's end, or the brokers haven't told either"),
     metric("reckon_ready", Gauge, &[], "1: what /readyz answers with 200"),
     metric("reckon_build_info", Gauge, &["version", "format_version", "fold_version"], "1"),
     metric("reckon_log_info", Gauge, &["log_id", "clock", "partitions"], "1"),

@@ -338,7 +338,12 @@ pub trait Log: Send + Sync {
     /// Offset after the last durable record.
     fn end(&self, partition: u32) -> Result<u64, LogError>;
 
-    /// The same, perhaps a second old: for figures that are shown.
+    /// Both at once.
+    fn range(&self, partition: u32) -> Result<(u64, u64), LogError> {
+        Ok((self.start(partition)?, self.end(partition)?))
+    }
+
+    /// The end, perhaps a second old: for figures that are shown.
     fn recent_end(&self, partition: u32) -> Result<u64, LogError> {
         self.end(partition)
     }
@@ -376,6 +381,11 @@ pub trait Log: Send + Sync {
     fn take_over(&self, partition: u32) -> Result<(), LogError> {
         let _ = partition;
         Ok(())
+    }
+
+    /// No longer fetches the partition, nor puts anything out for it.
+    fn let_go(&self, partition: u32) {
+        let _ = partition;
     }
 
     /// Fills `batch` with records from `from` on, about `max_bytes` of them, at least one if there is one.

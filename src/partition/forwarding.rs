@@ -43,6 +43,12 @@ impl Forwarding {
         }
     }
 
+    /// Of those found below none is forwarded: another owner, or this one before it was killed, has done it.
+    pub fn known_below(&mut self, below: u64) {
+        let stored = std::mem::take(&mut self.unsent);
+        *self = Self::resume(below, stored);
+    }
+
     /// Of those found since the last commit, the ones that are to be forwarded.
     pub fn to_keep(&self, mut found: Vec<Forward>) -> Vec<Forward> {
         found.retain(|forward| forward.offset >= self.below);

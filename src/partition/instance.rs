@@ -78,9 +78,39 @@ impl Instance {
     }
 }
 
+fn owned_path(data: &Path) -> PathBuf {
+    data.join("owned")
+}
+
+/// The partitions that this instance owned last, as far as is known: a hint at what the group will give again.
+pub(super) fn last_owned(data: &Path) -> Vec<u32> {
+    let text = std::fs::read_to_string(owned_path(data)).unwrap_or_default();
+    let mut numbers: Vec<u32> = text.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
+}
+
+/// Notes them. What is lost or torn by a crash costs time, nothing else.
+pub(super) fn remember_owned(data: &Path, partitions: &[u32]) -> std::io::Result<()> {
+    let numbers: Vec<String> = partitions.iter().map(u32::to_string).collect();
+    std::fs::write(owned_path(data), numbers.join(" "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_owned_last_is_a_hint() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = tempfile::tempdir()?;
+        assert!(last_owned(folder.path()).is_empty());
+        remember_owned(folder.path(), &[11, 3])?;
+        assert_eq!(last_owned(folder.path()), [3, 11]);
+        std::fs::write(owned_path(folder.path()), "3 x 3 -1 7")?;
+        assert_eq!(last_owned(folder.path()), [3, 7]);
+        Ok(())
+    }
 
     #[test]
     fn a_folder_is_one_processs_and_keeps_its_name() -> Result<(), Box<dyn std::error::Error>> {

@@ -154,12 +154,16 @@ pub struct Live {
     errands: Errands,
     /// Why it has stopped, once it has for good.
     stopped: Mutex<Option<String>>,
+    /// The same without the lock, which a commit or a question to the cluster may hold for long.
+    served: AtomicBool,
     standing: watch::Sender<Standing>,
     delivered: watch::Sender<u64>,
     /// End of the log when it was opened.
     opened_end: AtomicU64,
-    /// Set once it was reached, until the partition is served anew.
-    caught_up: AtomicBool,
+    /// How often it was served.
+    servings: AtomicU64,
+    /// The serving in which that end was reached.
+    caught_up_in: AtomicU64,
 }
 
 impl Live {
@@ -174,21 +178,24 @@ impl Live {
             words: Mutex::default(),
             errands: Errands::default(),
             stopped: Mutex::new(None),
+            served: AtomicBool::new(false),
             standing: watch::Sender::new(Standing {
                 partition: number,
                 ..Standing::default()
             }),
             delivered: watch::Sender::new(0),
             opened_end: AtomicU64::new(u64::MAX),
-            caught_up: AtomicBool::new(false),
+            servings: AtomicU64::new(0),
+            caught_up_in: AtomicU64::new(0),
         }
     }
 
     /// Serves the partition from now on.
     pub fn serve(&self, partition: Partition) -> Result<(), PartitionError> {
-        let end = self.log.end(self.number)?;
-        self.opened_end.store(end, Ordering::Release);
-        self.caught_up.store(false, Ordering::Release);
+        // It was asked a moment ago, when the store was opened.
+        let end = self.log.recent_end(self.number)?;
+        self.opened_end.store(u64::MAX, Ordering::Release);
+        self.servings.fetch_add(1, Ordering::AcqRel);
         self.standing.send_replace(Standing::of(&partition));
         let mut served = self.partition.write();
         *self.store.lock() = Arc::downgrade(&partition.rocks);
@@ -196,14 +203,17 @@ impl Live {
         *self.words.lock() = Arc::default();
         self.commits.fetch_add(1, Ordering::SeqCst);
         *self.stopped.lock() = None;
+        self.opened_end.store(end, Ordering::Release);
         *served = Some(partition);
         drop(served);
+        self.served.store(true, Ordering::Release);
         self.run_errands();
         Ok(())
     }
 
     /// No longer serves it; its store can be opened again once the partition is let go.
     pub fn take(&self) -> Option<Partition> {
+        self.served.store(false, Ordering::Release);
         let mut served = self.partition.write();
         *self.store.lock() = Weak::new();
         self.commits.fetch_add(1, Ordering::SeqCst);
@@ -213,9 +223,9 @@ impl Live {
         taken
     }
 
-    /// Whether it is served here.
+    /// Whether it is served here. Waits for nobody.
     pub fn is_served(&self) -> bool {
-        self.partition.read().is_some()
+        self.served.load(Ordering::Acquire)
     }
 
     /// Where it stands.
@@ -251,11 +261,16 @@ impl Live {
 
     /// Whether it has folded all that was in the log when it was opened: from then on its counters don't repeat themselves.
     pub fn is_caught_up(&self) -> bool {
-        let caught_up =
-            self.caught_up.load(Ordering::Acquire) || self.folded_up_to() >= self.opened_end.load(Ordering::Acquire);
+        let serving = self.servings.load(Ordering::Acquire);
         // Once is enough: behind the last record stand markers that no record passes before the next one comes.
-        self.caught_up.store(caught_up, Ordering::Release);
-        caught_up
+        if self.caught_up_in.load(Ordering::Acquire) != serving {
+            if self.folded_up_to() < self.opened_end.load(Ordering::Acquire) {
+                return false;
+            }
+            self.caught_up_in.store(serving, Ordering::Release);
+        }
+        // What was seen of an earlier serving says nothing of this one.
+        self.servings.load(Ordering::Acquire) == serving
     }
 
     /// When the oldest record that isn't folded was appended; `None` if all are folded.
@@ -366,6 +381,7 @@ impl Live {
         // What a panic has left half applied is nobody's to read.
         let spoilt = match &result {
             Err(PartitionError::Panicked { .. }) => {
+                self.served.store(false, Ordering::Release);
                 *self.store.lock() = Weak::new();
                 guard.take()
             }
@@ -592,13 +608,18 @@ mod tests {
             })
         });
         told.await?;
-        let by = live.ask(|look| (std::thread::current().id(), look.partition.number)).await?;
+        let by = live
+            .ask(|look| (std::thread::current().id(), look.partition.number))
+            .await?;
         let holder = holder.join().map_err(|_| "panicked")??;
         assert_eq!((Some(by.0), by.1), (holder, 0));
         let by = live.ask(|_| std::thread::current().id()).await?;
         assert_eq!(by, std::thread::current().id(), "the lock is free: at once");
         assert!(live.ask(|_| 1).await.is_ok() && live.take().is_some());
-        assert!(matches!(live.ask(|_| 1).await, Err(ReadError::NotServed { partition: 0 })));
+        assert!(matches!(
+            live.ask(|_| 1).await,
+            Err(ReadError::NotServed { partition: 0 })
+        ));
         Ok(())
     }
 
@@ -613,7 +634,9 @@ mod tests {
             }
             Ok(())
         });
-        let Err(cause) = spoilt else { return Err("it went on".into()) };
+        let Err(cause) = spoilt else {
+            return Err("it went on".into());
+        };
         assert!(cause.to_string().contains("half applied"), "{cause}");
         assert!(matches!(live.read(|_| ()), Err(ReadError::NotServed { .. })) && !live.is_served());
         live.stopped(&cause);

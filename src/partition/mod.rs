@@ -2,6 +2,8 @@
 
 pub mod account;
 pub mod backup;
+mod early;
+mod ends;
 mod errands;
 pub mod explain;
 mod forwarding;
@@ -9,6 +11,8 @@ pub mod host;
 pub mod instance;
 pub mod live;
 pub mod open;
+mod owned;
+mod pulse;
 pub mod read;
 pub mod restore;
 pub mod rows;
@@ -80,6 +84,12 @@ pub enum PartitionError {
         partition: u32,
         /// The panic's words.
         what: String,
+    },
+    /// No thread can be started.
+    #[error("no thread can be started ({cause}): raise the limit of threads (ulimit -u, TasksMax), and start again")]
+    Thread {
+        /// Why.
+        cause: std::io::Error,
     },
     /// A folder of the data directory.
     #[error("{path}: {cause}")]

@@ -31,6 +31,35 @@ impl StoreIdentity {
     }
 }
 
+/// A partition's store and what it held, before the log was asked whether it fits.
+pub(super) struct Stored {
+    rocks: Rocks,
+    /// `None`: nothing was committed to it yet.
+    loaded: Option<Loaded>,
+    load_ms: u64,
+}
+
+impl Stored {
+    /// Opens a partition's store, made if need be, and loads what memory holds of it. The log isn't asked anything.
+    pub(super) fn open(log: &dyn Log, number: u32, path: &Path, budget: &Budget) -> Result<Self, PartitionError> {
+        let began = Instant::now();
+        let rocks = Rocks::open(path, &StoreIdentity::of(log, number), budget)?;
+        let open_ms = began.elapsed().as_millis() as u64;
+        let stored = Self::load(rocks)?;
+        tracing::debug!(partition = number, open_ms, load_ms = stored.load_ms, "store loaded");
+        Ok(stored)
+    }
+
+    fn load(rocks: Rocks) -> Result<Self, PartitionError> {
+        let began = Instant::now();
+        Ok(Self {
+            loaded: load(&rocks)?,
+            rocks,
+            load_ms: began.elapsed().as_millis() as u64,
+        })
+    }
+}
+
 impl Partition {
     /// Opens a partition's store, made if need be, to go on folding.
     pub fn open(
@@ -40,8 +69,8 @@ impl Partition {
         budget: &Budget,
         settings: Settings,
     ) -> Result<Self, PartitionError> {
-        let rocks = Rocks::open(path, &StoreIdentity::of(log.as_ref(), number), budget)?;
-        Self::start(log, number, rocks, settings)
+        let stored = Stored::open(log.as_ref(), number, path, budget)?;
+        Self::checked(log, number, stored, settings)
     }
 
     /// Goes on from an opened store.
@@ -51,8 +80,25 @@ impl Partition {
         rocks: Rocks,
         settings: Settings,
     ) -> Result<Self, PartitionError> {
-        let began = Instant::now();
-        let (loaded, written) = match load(&rocks)? {
+        Self::checked(log, number, Stored::load(rocks)?, settings)
+    }
+
+    fn checked(log: Arc<dyn Log>, number: u32, stored: Stored, settings: Settings) -> Result<Self, PartitionError> {
+        let mut partition = Self::of(log, number, stored, settings)?;
+        partition.check()?;
+        partition.send()?;
+        Ok(partition)
+    }
+
+    /// The partition as its store has it. Until it was checked it may be folded in memory, and nothing may be committed.
+    pub(super) fn of(
+        log: Arc<dyn Log>,
+        number: u32,
+        stored: Stored,
+        settings: Settings,
+    ) -> Result<Self, PartitionError> {
+        let Stored { rocks, loaded, load_ms } = stored;
+        let (loaded, written) = match loaded {
             Some(loaded) => {
                 let written = Written::of(&loaded.machine);
                 (loaded, written)
@@ -76,42 +122,13 @@ impl Partition {
         machine.partition = number;
         machine.partition_count = log.identity().partition_count;
         machine.backed = true;
-        let wanted = machine.position.next_offset;
-        let (start, end) = (log.start(number)?, log.end(number)?);
-        if start > wanted {
-            return Err(LogError::HistoryLost {
-                partition: number,
-                start,
-                wanted,
-            }
-            .into());
-        }
-        if end < wanted {
-            return Err(LogError::Truncated {
-                partition: number,
-                end,
-                wanted,
-            }
-            .into());
-        }
-        let last = LastRecord::read(&rocks)?;
-        if let Some(last) = last.filter(|last| last.offset >= start)
-            && log.record_at(number, last.offset)? != Some(last.fingerprint)
-        {
-            let offset = last.offset;
-            return Err(LogError::OtherRecord {
-                partition: number,
-                offset,
-            }
-            .into());
-        }
         let flushed = Flushed {
             position: machine.position,
             forget_line: machine.clock.forget_line,
         };
-        let forwarding = Forwarding::resume(log.forwarded_below(number)?, forwards);
-        let mut partition = Self {
+        let partition = Self {
             number,
+            last: LastRecord::read(&rocks)?,
             rocks: Arc::new(rocks),
             work: Work::default(),
             log,
@@ -119,7 +136,7 @@ impl Partition {
             written,
             unsent: outbox,
             delivered: Vec::new(),
-            forwarding,
+            forwarding: Forwarding::resume(0, forwards),
             flushed,
             flushing: None,
             flushed_at: Instant::now(),
@@ -128,7 +145,6 @@ impl Partition {
             prune_below: None,
             caught_up: false,
             behind: false,
-            last,
             scratch: Vec::new(),
             machine,
             shelf,
@@ -140,14 +156,41 @@ impl Partition {
             remembered_calls = partition.shelf.len(),
             undelivered_outputs = partition.unsent.len(),
             unforwarded_events = partition.forwarding.unsent.len(),
-            load_ms = began.elapsed().as_millis() as u64,
+            load_ms,
             "partition opened"
         );
-        if !partition.rocks.read_only {
-            partition.compare(&partition.unsent)?;
-        }
-        partition.send()?;
         Ok(partition)
+    }
+
+    /// Whether the log is the one that the store was folded from, and what was delivered is what the outbox holds. Asked once
+    /// the partition is taken over, for only then nobody can tell of an older log or of older outputs; and of what is
+    /// committed, for what was folded since is thrown away if it isn't.
+    pub(super) fn check(&mut self) -> Result<(), PartitionError> {
+        let (partition, wanted) = (self.number, self.committed.next_offset);
+        let (start, end) = self.log.range(partition)?;
+        if start > wanted {
+            return Err(LogError::HistoryLost {
+                partition,
+                start,
+                wanted,
+            }
+            .into());
+        }
+        if end < wanted {
+            return Err(LogError::Truncated { partition, end, wanted }.into());
+        }
+        let last = LastRecord::read(&self.rocks)?;
+        if let Some(last) = last.filter(|last| last.offset >= start)
+            && self.log.record_at(partition, last.offset)? != Some(last.fingerprint)
+        {
+            let offset = last.offset;
+            return Err(LogError::OtherRecord { partition, offset }.into());
+        }
+        self.forwarding.known_below(self.log.forwarded_below(partition)?);
+        if !self.rocks.read_only {
+            self.compare(&self.unsent)?;
+        }
+        Ok(())
     }
 }
 

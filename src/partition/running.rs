@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::live::{Live, Stop};
+use super::open::Stored;
 use super::sharing::Sharing;
 use super::worker::Partition;
 use super::{PartitionError, Settings, host};
@@ -72,6 +73,12 @@ pub(super) struct Opening {
 }
 
 impl Opening {
+    /// Opens and loads a partition's store; the log isn't asked.
+    pub(super) fn load(&self, number: u32) -> Result<Stored, PartitionError> {
+        let path = host::store_path(&self.data, number);
+        Stored::open(self.log.as_ref(), number, &path, &self.budget)
+    }
+
     pub(super) fn open(&self, number: u32) -> Result<Partition, PartitionError> {
         let path = host::store_path(&self.data, number);
         Partition::open(

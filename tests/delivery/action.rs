@@ -63,6 +63,8 @@ pub enum Action {
         instance: u8,
         from: Option<u8>,
     },
+    /// What the instance asks next, no broker answers within its time.
+    Silence(u8),
     /// The operator starts a halted instance again: with the old version, or over an empty store.
     Repair(u8),
 }
@@ -104,6 +106,7 @@ impl Action {
                 | Self::Retain(_)
                 | Self::Purge(_)
                 | Self::Restore { .. }
+                | Self::Silence(_)
         )
     }
 
@@ -191,6 +194,7 @@ impl fmt::Display for Action {
                 Some(from) => write!(f, "{instance} gets a copy of {from}'s flushed store"),
                 None => write!(f, "{instance} loses its store"),
             },
+            Self::Silence(i) => write!(f, "nobody will answer {i}'s next reading"),
             Self::Repair(i) => write!(f, "the operator repairs {i}"),
         }
     }

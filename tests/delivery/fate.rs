@@ -60,6 +60,7 @@ impl World {
                 instance.flushed = copy;
                 instance.die();
             }
+            Action::Silence(i) => self.instances[usize::from(i)].unheard = true,
             Action::Repair(i) => {
                 let instance = &mut self.instances[usize::from(i)];
                 instance.halted = None;

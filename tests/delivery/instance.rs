@@ -60,6 +60,8 @@ pub struct Instance {
     pub sent: [u8; TOPICS],
     /// Has written what differs from what was delivered; only with [`crate::scene::Flaw::CompareAfter`].
     pub doubt: bool,
+    /// Its next question to the brokers about what they hold gets no answer.
+    pub unheard: bool,
 }
 
 impl Hash for Instance {
@@ -73,6 +75,7 @@ impl Hash for Instance {
             a,
             b,
             u8::from(self.doubt),
+            u8::from(self.unheard),
         ];
         state.write(&small);
         self.halted.hash(state);
@@ -102,6 +105,7 @@ impl Instance {
             delivered: [0; TOPICS],
             sent: [0; TOPICS],
             doubt: false,
+            unheard: false,
         }
     }
 
@@ -124,6 +128,7 @@ impl Instance {
         self.written = self.flushed;
         self.generation = 0;
         self.doubt = false;
+        self.unheard = false;
         self.go_to(Phase::Standby);
     }
 

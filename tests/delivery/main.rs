@@ -1,6 +1,7 @@
 //! How outputs are delivered exactly once, as an executable model: every interleaving of small scenes, and long runs by seed.
 //!
-//! It is the protocol that the emitter follows, not the emitter: this crate's code isn't called. Who changes one changes both.
+//! It is the protocol that the emitter follows, not the emitter: this crate's code isn't called. Who changes one changes both, see
+//! below.
 //! `cargo test --release --test delivery -- --nocapture` prints what was explored and the shortest way to each breach;
 //! `RECKON_MODEL_RUNS=500000` draws more random runs than 20,000.
 //!
@@ -31,11 +32,12 @@
 //! | `promise` | what must hold |
 //! | `explore`, `canon` | all interleavings, nearest first; which worlds are alike |
 //! | `random` | long runs |
+//! | `bound` | which code each step stands for |
 //!
 //! A paused instance (SIGSTOP, a long collection, a swapped page) is one whose turn doesn't come while others' do: all
 //! interleavings hold all pauses, between any two steps, and it wakes up believing what it believed. A deposed leader of an
-//! output partition tells an old end to some readers. A commit without an answer is still on its way, and is committed, aborted
-//! by a time-out or fenced. A store may be lost, or be a copy of another instance's.
+//! output partition tells an old end to some readers, and a reading may get no answer at all: then nothing is known, and it is asked
+//! anew. A commit without an answer is still on its way, and is committed, aborted by a time-out or fenced. A store may be lost, or be a copy of another instance's.
 //!
 //! # What is promised
 //!
@@ -49,6 +51,14 @@
 //! `variants` leaves out one piece of the protocol after the other and shows the promise that breaks; `limits` shows what the whole
 //! protocol doesn't promise.
 //!
+//! # How it is bound to the code
+//!
+//! By names, not by calls: nothing here runs when the code does. What each step of the model stands for is in `bound.rs`, and a test
+//! fails when what is named there isn't in the crate any more, so that whoever moves or renames it comes by here. What the code does in
+//! another order than the model must be one of the model's interleavings: an owner that folds in memory while it takes over
+//! (`partition::owned`) does less than an `eager` instance here, which writes, too. The real emitter is held to the same promises by
+//! `tests/kafka`, with processes that are killed (`chaos`, `zombies`).
+//!
 //! # What isn't
 //!
 //! * Time. A session or a transaction may run out at any moment; nothing is said about how long anything takes.
@@ -61,6 +71,7 @@
 
 mod action;
 mod alike;
+mod bound;
 mod broker;
 mod canon;
 mod explore;

@@ -82,8 +82,17 @@ impl World {
         self.halted_with_cause(scene, i, why)
     }
 
+    /// Whether nobody answers what the instance asks now.
+    fn unheard(&mut self, i: u8) -> bool {
+        std::mem::take(&mut self.instances[usize::from(i)].unheard)
+    }
+
     fn learn(&mut self, scene: &Scene, i: u8) -> Result<(), Breach> {
         let at = usize::from(i);
+        // Whether the log is still the one it was: without an answer it asks again.
+        if self.instances[at].generation == 0 && self.unheard(i) {
+            return Ok(());
+        }
         if self.instances[at].generation == 0
             && let Err(why) = self.history(scene, &self.instances[at], true)
         {
@@ -137,6 +146,11 @@ impl World {
 
     /// Step 3.
     fn read_tail(&mut self, scene: &Scene, i: u8, topic: usize, stale: bool) -> Result<(), Breach> {
+        let unheard = self.unheard(i);
+        if unheard && !scene.has(Flaw::SilentTail) {
+            self.failed(scene, i, false);
+            return Ok(());
+        }
         let partition = &self.broker.partitions[topic];
         let end = match partition.stale {
             Some(end) if stale => usize::from(end),
@@ -159,7 +173,9 @@ impl World {
         } else {
             self.broker.read(topic, end).last()
         };
-        if tail == 0 && start > 0 && !scene.has(Flaw::EmptyTail) {
+        if unheard {
+            tail = 0;
+        } else if tail == 0 && start > 0 && !scene.has(Flaw::EmptyTail) {
             return self.halt(scene, i, Halt::Dropped);
         }
         if scene.has(Flaw::GroupOffset) {
@@ -178,12 +194,19 @@ impl World {
     fn catch_up(&mut self, scene: &Scene, i: u8) -> Result<(), Breach> {
         let at = usize::from(i);
         let tails = self.instances[at].tail.map(Option::unwrap_or_default);
+        let outbox = self.instances[at].written.outbox;
+        let compares = (0..TOPICS).any(|t| outbox.up_to(t, tails[t]).next().is_some());
+        let unheard = compares && self.unheard(i);
+        if unheard && !scene.has(Flaw::SilentCompare) {
+            self.failed(scene, i, false);
+            return Ok(());
+        }
         let store = &self.instances[at].written;
         for (topic, &tail) in tails.iter().enumerate() {
             if store
                 .outbox
                 .up_to(topic, tail)
-                .any(|row| self.differs(scene, row, tail))
+                .any(|row| !unheard && self.differs(scene, row, tail))
             {
                 return self.halt(scene, i, Halt::Mismatch);
             }
@@ -245,9 +268,16 @@ impl World {
 
     /// A batch: load, decide, compare what is known to be delivered, write at once.
     fn fold(&mut self, scene: &Scene, i: u8, records: u8) -> Result<(), Breach> {
+        let elected = {
+            let position = self.instances[usize::from(i)].written.position;
+            position.leader_epoch != self.input.at(position.next).leader_epoch
+        };
+        // Looking the last folded record up again is a question, too: it is asked again with the next batch.
+        if elected && self.unheard(i) {
+            return Ok(());
+        }
         let instance = &self.instances[usize::from(i)];
         let mut store = instance.written;
-        let elected = store.position.leader_epoch != self.input.at(store.position.next).leader_epoch;
         if let Err(why) = self.history(scene, instance, elected) {
             return self.halt(scene, i, why);
         }
@@ -260,12 +290,13 @@ impl World {
         } else {
             [0; TOPICS]
         };
-        let mut differs = false;
+        let (mut differs, mut compares) = (false, false);
         for _ in 0..records {
             let record = self.input.at(store.position.next);
             let outbox = &mut store.outbox;
             scene.fold.step(instance.version, &mut store.state, record, |row| {
                 if row.sequence <= tails[row.topic] {
+                    compares = true;
                     differs |= self.differs(scene, row, tails[row.topic]);
                 } else {
                     outbox.put(row);
@@ -276,6 +307,13 @@ impl World {
                 content: record.content,
                 leader_epoch: record.leader_epoch,
             };
+        }
+        if compares && self.unheard(i) {
+            if !scene.has(Flaw::SilentCompare) {
+                self.failed(scene, i, false);
+                return Ok(());
+            }
+            differs = false;
         }
         if differs && !scene.has(Flaw::CompareAfter) {
             return self.halt(scene, i, Halt::Mismatch);

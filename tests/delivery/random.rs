@@ -75,6 +75,7 @@ pub fn scene(dice: &mut Dice) -> Scene {
         5 => scene.faults.isolate_input = true,
         _ => {}
     }
+    scene.faults.silence = dice.one_in(2);
     scene.records = dice.below(7) as u8;
     scene.eager = !dice.one_in(3);
     scene.batch = dice.below(3) as u8 + 1;

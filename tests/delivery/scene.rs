@@ -37,6 +37,10 @@ pub enum Flaw {
     NoEpochCheck,
     /// A log that begins after our position is folded from where it begins.
     HistoryIgnored,
+    /// A reading of a topic's tail that gets no answer counts as one that found nothing.
+    SilentTail,
+    /// What couldn't be compared, since nobody answered, counts as what needn't be.
+    SilentCompare,
     /// An empty output topic counts as one that never had any, though it lost records.
     EmptyTail,
 }
@@ -70,6 +74,8 @@ pub struct Faults {
     pub purge_quiet: bool,
     /// A store is replaced by another instance's flushed one, or by an empty one.
     pub restore: bool,
+    /// A reading gives no answer: brokers that are away or slow, a connection that is lost.
+    pub silence: bool,
 }
 
 impl Faults {
@@ -88,6 +94,7 @@ impl Faults {
             purge: false,
             purge_quiet: false,
             restore: false,
+            silence: false,
         }
     }
 
@@ -106,6 +113,7 @@ impl Faults {
             purge: false,
             purge_quiet: false,
             restore: false,
+            silence: false,
         }
     }
 }

@@ -181,6 +181,26 @@ fn a_log_that_lost_its_beginning() {
 }
 
 #[test]
+fn no_answer_counts_as_nothing_delivered() {
+    let mut scene = pair(&[[1, 0]]);
+    scene.faults.budget = 2;
+    scene.faults.expire = true;
+    scene.faults.silence = true;
+    let breach = breach_of(Flaw::SilentTail, scene);
+    assert!(matches!(breach, Breach::Double { .. }));
+}
+
+#[test]
+fn no_answer_counts_as_nothing_to_compare() {
+    let puts = [[1, 0], [0, 1], [1, 0]];
+    let mut scene = update(&puts, &puts, 1);
+    scene.faults.budget = 2;
+    scene.faults.silence = true;
+    let breach = breach_of(Flaw::SilentCompare, scene);
+    assert_eq!(breach, Breach::Content);
+}
+
+#[test]
 fn an_output_topic_that_lost_its_records() {
     let mut scene = pair(&[[1, 0]]);
     scene.faults.budget = 2;
@@ -206,6 +226,7 @@ fn random_runs_meet_flaws() {
         Flaw::NoEpochCheck,
         Flaw::HistoryIgnored,
         Flaw::EmptyTail,
+        Flaw::SilentTail,
     ];
     const RUNS: u64 = 1_000;
     for flaw in flaws {

@@ -105,6 +105,22 @@ fn deposed_leaders_and_rebalances() {
 }
 
 #[test]
+fn readings_without_an_answer() {
+    let mut scene = Scene::new(&[[1, 0], [1, 1]], &[Version::Old; 2]);
+    scene.eager = false;
+    scene.faults.budget = 3;
+    scene.faults.silence = true;
+    scene.faults.expire = true;
+    holds("silent brokers and rebalances, three faults", &scene);
+    scene.faults.budget = 2;
+    scene.faults.crash = true;
+    scene.faults.fail = true;
+    scene.faults.time_out = true;
+    scene.eager = true;
+    holds("silent brokers, crashes and failed calls, two faults", &scene);
+}
+
+#[test]
 fn three_instances() {
     let mut scene = Scene::new(&[[1, 0], [0, 1]], &[Version::Old; 3]);
     scene.eager = false;

@@ -261,6 +261,10 @@ impl World {
                     }
                 }
             }
+            let asks = instance.generation == 0 || instance.phase >= Phase::Tails;
+            if faults.silence && instance.halted.is_none() && asks && !instance.unheard {
+                out.push(Action::Silence(i));
+            }
             if faults.restore && instance.halted.is_none() {
                 out.push(Action::Restore {
                     instance: i,

@@ -302,12 +302,8 @@ fn usage_is_not_on_kafka() {
 }
 
 /// Kills the consumer as soon as `seen` says so; returns whether it came to its end by itself.
-fn kill_when(args: &[&str], mut seen: impl FnMut() -> bool) -> bool {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_reckon"))
-        .args(args)
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("it starts");
+fn kill_when(command: &mut Command, mut seen: impl FnMut() -> bool) -> bool {
+    let mut child = command.stderr(Stdio::null()).spawn().expect("it starts");
     loop {
         if let Some(status) = child.try_wait().expect("its state") {
             assert!(status.success());
@@ -327,12 +323,14 @@ struct ManyStatements {
     producer: BaseProducer,
     topic: String,
     tails: Vec<Tail>,
+    /// What is put out, but for its sequence.
+    body: pb::statement_record::Body,
 }
 
 impl ManyStatements {
     const PREFIX: &str = "kills";
 
-    fn make(folder: &Path) -> Self {
+    fn make(folder: &Path, prefix: &str, body: pb::statement_record::Body) -> Self {
         let (bootstrap, key) = (broker::shared().bootstrap(), folder.join("operator-of-many"));
         let key = key.to_str().expect("a path");
         good(&["keygen", "--out", key]);
@@ -347,14 +345,7 @@ impl ManyStatements {
             "--replication",
             "1",
         ];
-        let place = [
-            "--kafka",
-            &bootstrap,
-            "--topic-prefix",
-            Self::PREFIX,
-            "--partitions",
-            &count,
-        ];
+        let place = ["--kafka", &bootstrap, "--topic-prefix", prefix, "--partitions", &count];
         good(&[&create[..], &place].concat());
         Self {
             producer: ClientConfig::new()
@@ -362,8 +353,9 @@ impl ManyStatements {
                 .set("enable.idempotence", "true")
                 .create()
                 .expect("a producer"),
-            topic: format!("{}.statements", Self::PREFIX),
+            topic: format!("{prefix}.statements"),
             tails: vec![Tail::default(); PARTITIONS as usize],
+            body,
         }
     }
 
@@ -371,18 +363,18 @@ impl ManyStatements {
     fn put(&mut self, partition: u32, is_written: bool) {
         let tail = &mut self.tails[partition as usize];
         let mut record = pb::StatementRecord {
-            body: Some(pb::statement_record::Body::AdjustmentNoticed(pb::AdjustmentNoticed {
-                id: format!("notice-{partition}-{}", tail.sequence + 1),
-                calls: vec!["c".repeat(100)],
-                ..pb::AdjustmentNoticed::default()
-            })),
+            body: Some(self.body.clone()),
             sequence: 0,
         };
         *tail = tail.next(Topic::Statements, &record.encode_to_vec());
         record.sequence = tail.sequence;
-        if !is_written {
-            return;
+        if is_written {
+            self.write(partition, &record);
         }
+    }
+
+    fn write(&self, partition: u32, record: &pb::StatementRecord) {
+        let tail = self.tails[partition as usize];
         let (sequence, chain) = (tail.sequence.to_string(), format!("{:032x}", tail.chain));
         let headers = [("reckon-sequence", &sequence), ("reckon-chain", &chain)]
             .into_iter()
@@ -409,7 +401,13 @@ impl ManyStatements {
 fn a_consumer_that_is_killed_has_every_row_once() {
     const EACH: u64 = 4_000;
     let folder = tempfile::tempdir().expect("a folder");
-    let mut many = ManyStatements::make(folder.path());
+    let notice = pb::AdjustmentNoticed {
+        id: "notice".to_owned(),
+        calls: vec!["c".repeat(100)],
+        ..pb::AdjustmentNoticed::default()
+    };
+    let notice = pb::statement_record::Body::AdjustmentNoticed(notice);
+    let mut many = ManyStatements::make(folder.path(), ManyStatements::PREFIX, notice);
     for _ in 0..EACH {
         (0..PARTITIONS).for_each(|partition| many.put(partition, true));
     }
@@ -426,6 +424,11 @@ fn a_consumer_that_is_killed_has_every_row_once() {
     ];
     let keep = ["--out", out.to_str().unwrap(), "--cursor", cursor.to_str().unwrap()];
     let args = [&args[..], &keep].concat();
+    let consumer = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_reckon"));
+        command.args(&args);
+        command
+    };
     let len = || std::fs::metadata(&out).map_or(0, |m| m.len());
     let saved = || {
         let cursor: Value = serde_json::from_slice(&std::fs::read(&cursor).unwrap_or_default()).unwrap_or_default();
@@ -436,9 +439,9 @@ fn a_consumer_that_is_killed_has_every_row_once() {
         let (began, before) = (Instant::now(), saved());
         let ended = match attempt % 3 {
             // Rows are there that the cursor doesn't say yet.
-            0 => kill_when(&args, || len() > saved()),
-            1 => kill_when(&args, || saved() > before),
-            _ => kill_when(&args, || began.elapsed() > Duration::from_millis(attempt * 5)),
+            0 => kill_when(&mut consumer(), || len() > saved()),
+            1 => kill_when(&mut consumer(), || saved() > before),
+            _ => kill_when(&mut consumer(), || began.elapsed() > Duration::from_millis(attempt * 5)),
         };
         if ended {
             break;
@@ -550,25 +553,29 @@ fn a_month_is_proved_complete_or_what_is_missing_is_named() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("sequence 1 comes again after 3"));
 }
 
-#[test]
-fn the_example_in_python_gives_the_same_lines() {
-    let history = History::shared();
+/// The example in Python, as it is told to be run.
+fn example(bootstrap: &str, lines: &Path, cursor: &Path, prefix: &str) -> Command {
     let python =
         PathBuf::from(std::env::var("HOME").expect("a home")).join(".cache/reckon-tools/consumer-venv/bin/python");
     assert!(python.exists(), "{}: run scripts/setup --for-tests", python.display());
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/consumer.py");
-    let example = || {
-        let output = Command::new(&python)
-            .arg(&script)
-            .args([
-                history.bootstrap.as_str(),
-                history.path("python.cursor").to_str().unwrap(),
-            ])
-            .args(["--once", "--topic", &format!("{PREFIX}.statements")])
-            .output()
-            .expect("Python runs");
+    let text = std::fs::read_to_string(&script).expect("the script");
+    assert!(text.lines().count() < 60, "it is a page");
+    let mut command = Command::new(&python);
+    command.arg(&script).arg(bootstrap).args([lines, cursor]);
+    command.args(["--once", "--topic", &format!("{prefix}.statements")]);
+    command
+}
+
+#[test]
+fn the_example_in_python_gives_the_same_lines() {
+    let history = History::shared();
+    let (file, cursor) = (history.path("python.ndjson"), history.path("python.cursor"));
+    let run = || {
+        let mut command = example(&history.bootstrap, &file, &cursor, PREFIX);
+        let output = command.output().expect("Python runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        rows(&String::from_utf8(output.stdout).unwrap())
+        std::fs::read_to_string(&file).expect("its lines")
     };
     let mut wanted = BTreeMap::new();
     for row in history.consumed() {
@@ -588,7 +595,8 @@ fn the_example_in_python_gives_the_same_lines() {
             wanted.insert(id, line);
         }
     }
-    let lines = example();
+    let text = run();
+    let lines = rows(&text);
     assert_eq!(lines.len(), wanted.len());
     let found: BTreeMap<String, Value> = lines
         .into_iter()
@@ -596,7 +604,87 @@ fn the_example_in_python_gives_the_same_lines() {
         .collect();
     assert_eq!(found, wanted);
     assert!(found.values().any(|line| line["original_period"] == "2026-09"));
-    assert_eq!(example(), Vec::<Value>::new(), "its cursor is at the end");
+    assert_eq!(run(), text, "its cursor is at the end");
+}
+
+#[test]
+fn the_example_in_python_has_every_line_once_however_often_it_is_killed() {
+    const EACH: u64 = 3_000;
+    const NAME: &str = "kills-python";
+    let folder = tempfile::tempdir().expect("a folder");
+    let line = |meter: &str| pb::StatementLine {
+        product: "m-large".to_owned(),
+        meter: meter.to_owned(),
+        quantity: "412".to_owned(),
+        amount: "0.01".to_owned(),
+        ..pb::StatementLine::default()
+    };
+    let closed = pb::PeriodClosed {
+        account_id: "acme".to_owned(),
+        period: "2026-09".to_owned(),
+        currency: "USD".to_owned(),
+        lines: vec![line("input_tokens_uncached"), line("output_tokens")],
+        ..pb::PeriodClosed::default()
+    };
+    let closed = pb::statement_record::Body::PeriodClosed(closed);
+    let mut many = ManyStatements::make(folder.path(), NAME, closed);
+    for _ in 0..EACH {
+        (0..PARTITIONS).for_each(|partition| many.put(partition, true));
+    }
+    // A record that comes again, as after a mirror's restart: its sequence is known.
+    let again = pb::StatementRecord {
+        body: Some(many.body.clone()),
+        sequence: 7,
+    };
+    many.write(2, &again);
+    many.flush();
+    let (file, cursor) = (folder.path().join("lines"), folder.path().join("cursor"));
+    let bootstrap = broker::shared().bootstrap();
+    let consumer = || example(&bootstrap, &file, &cursor, NAME);
+    let len = || std::fs::metadata(&file).map_or(0, |m| m.len());
+    let saved = || {
+        let cursor: Value = serde_json::from_slice(&std::fs::read(&cursor).unwrap_or_default()).unwrap_or_default();
+        cursor["bytes"].as_u64().unwrap_or(0)
+    };
+    let (mut kills, mut cut) = (0, 0);
+    for attempt in 0..24u32 {
+        let before = saved();
+        let ended = match attempt % 2 {
+            // Lines are there that the cursor doesn't say yet.
+            0 => kill_when(&mut consumer(), || len() > saved()),
+            _ => kill_when(&mut consumer(), || saved() > before),
+        };
+        if ended {
+            break;
+        }
+        kills += 1;
+        cut += u32::from(len() > saved());
+    }
+    println!("killed {kills} times, {cut} times with lines that the cursor didn't say");
+    let output = consumer().output().expect("Python runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = std::fs::read_to_string(&file).unwrap();
+    let mut found = BTreeMap::<String, u32>::new();
+    for line in rows(&text) {
+        *found.entry(line["id"].as_str().unwrap().to_owned()).or_default() += 1;
+    }
+    let wanted: BTreeMap<String, u32> = (0..PARTITIONS)
+        .flat_map(|p| (1..=EACH).flat_map(move |s| (0..2).map(move |n| (format!("statements-{p}-{s}-{n}"), 1))))
+        .collect();
+    assert!(found == wanted, "{} of {} lines", found.len(), wanted.len());
+    assert!(kills >= 5 && cut >= 2, "{kills} kills, {cut} with lines to be cut off");
+    // One that is missing: what follows it isn't taken.
+    many.put(1, false);
+    many.put(1, true);
+    many.flush();
+    let refused = consumer().output().expect("Python runs");
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("sequence 3002 after 3000"), "{said}");
+    // A file that isn't the cursor's is left as it is.
+    std::fs::write(&file, "mine\n").unwrap();
+    assert_eq!(consumer().output().expect("Python runs").status.code(), Some(1));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine\n");
 }
 
 #[test]

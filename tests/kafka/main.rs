@@ -9,6 +9,7 @@ mod chaos;
 mod comparing;
 mod consume;
 mod credentials;
+mod feed;
 mod fetching;
 mod fleet;
 mod gaps;

@@ -85,7 +85,7 @@ pub fn next_only(seen: &[Seen]) -> Vec<Seen> {
 }
 
 /// What a read-committed reader of a topic sees, beside what the log leads to.
-fn same(topic: Topic, seen: &BTreeMap<u32, Vec<Seen>>, folded: &[Folded]) -> Result<(), String> {
+pub fn same(topic: Topic, seen: &BTreeMap<u32, Vec<Seen>>, folded: &[Folded]) -> Result<(), String> {
     for (partition, folded) in folded.iter().enumerate() {
         let expected: Vec<&Output> = folded.outputs.iter().filter(|o| o.topic == topic).collect();
         let found = &seen[&(partition as u32)];

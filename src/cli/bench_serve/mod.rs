@@ -156,7 +156,11 @@ impl Stages<'_> {
         let idle = idle.stop()?;
         let mut busy = Vec::new();
         for round in 0..bench.rounds {
-            self.say(&format!("reads at full ingest, round {} of {}", round + 1, bench.rounds));
+            self.say(&format!(
+                "reads at full ingest, round {} of {}",
+                round + 1,
+                bench.rounds
+            ));
             busy.push(self.busy(&bodies).await?);
         }
         self.say("event to visible");

@@ -77,10 +77,7 @@ impl Watching {
             thread: Some(thread),
         };
         for _ in 0..watchers {
-            first
-                .recv()
-                .await
-                .ok_or_else(|| failed("a stream ended at once"))??;
+            first.recv().await.ok_or_else(|| failed("a stream ended at once"))??;
         }
         Ok(watching)
     }

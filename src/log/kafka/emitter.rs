@@ -37,11 +37,29 @@ const TRANSACTION_BYTES: usize = 8 << 20;
 /// How long a transaction's parts may take before its producer is given up.
 const TRANSACTION_WAIT: Duration = Duration::from_secs(25);
 
+/// How long one wait for reports is.
+const REPORT_WAIT: Duration = Duration::from_millis(5);
+
 /// How far back the last committed output is looked for at first: each take-over leaves a barrier and a marker.
 const LOOK_BACK: u64 = 64;
 
 /// Field 14, a varint: `sequence` of every message of `outputs.proto`.
 const SEQUENCE_TAG: u8 = 14 << 3;
+
+/// Where the time of a take-over goes.
+struct Phases(Instant);
+
+impl Phases {
+    fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    fn next(&mut self) -> u64 {
+        let now = Instant::now();
+        let before = std::mem::replace(&mut self.0, now);
+        now.duration_since(before).as_millis() as u64
+    }
+}
 
 /// Where the barrier's records came to stand, and what the producer was told of its records.
 #[derive(Default)]
@@ -132,26 +150,58 @@ impl Emitter {
         let context = Context {
             reports: Arc::clone(&reports),
         };
+        let mut phases = Phases::begin();
         let producer: BaseProducer<Context> = settings
             .transactional(&settings.output_transactions(log_id, partition))
             .create_with_context(context)
             .map_err(|e| kafka("making an output producer", &e))?;
+        let events = settings.events();
+        // A producer that asks for its coordinator before any broker is connected asks again only half a second later.
+        let client = producer.client();
+        client
+            .fetch_metadata(Some(&events), ASK_TIMEOUT)
+            .map_err(|e| kafka("making an output producer", &e))?;
+        let client_ms = phases.next();
         producer
             .init_transactions(TRANSACTION_WAIT)
             .map_err(|e| ended(partition, "taking over its transactions", &e))?;
+        let fence_ms = phases.next();
         let mut emitter = Self {
             partition,
             producer,
             reports,
             topics: Topic::ALL.map(|t| settings.output(t)),
             input_barrier: 0,
-            events: settings.events(),
+            events,
             tails: [Tail::default(); 4],
         };
         let (barrier, input_barrier) = emitter.barrier()?;
+        let barrier_ms = phases.next();
         emitter.input_barrier = input_barrier;
         emitter.tails = emitter.read_tails(readers, &barrier)?;
+        let tails_ms = phases.next();
+        tracing::debug!(
+            partition,
+            client_ms,
+            fence_ms,
+            barrier_ms,
+            tails_ms,
+            "its outputs are ours"
+        );
         Ok(emitter)
+    }
+
+    /// Waits until all that was sent is reported on. The client's own flush looks ten times a second whether it is.
+    fn flush(&self, doing: &'static str) -> Result<(), LogError> {
+        let until = Instant::now() + TRANSACTION_WAIT;
+        while self.producer.in_flight_count() > 0 {
+            if Instant::now() >= until {
+                let late = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
+                return Err(ended(self.partition, doing, &late));
+            }
+            self.producer.poll(REPORT_WAIT);
+        }
+        Ok(())
     }
 
     fn reports(&self) -> MutexGuard<'_, Reports> {
@@ -178,9 +228,7 @@ impl Emitter {
                 .send(record)
                 .map_err(|(e, _)| fail("writing the barrier", &e))?;
         }
-        self.producer
-            .flush(TRANSACTION_WAIT)
-            .map_err(|e| fail("writing the barrier", &e))?;
+        self.flush("writing the barrier")?;
         let offsets = {
             let reports = self.reports();
             if let Some(code) = reports.failed {
@@ -331,9 +379,7 @@ impl Emitter {
                 chain: output.chain,
             };
         }
-        self.producer
-            .flush(TRANSACTION_WAIT)
-            .map_err(|e| fail("writing outputs", &e))?;
+        self.flush("writing outputs")?;
         if let Some(code) = self.reports().failed {
             return Err(interrupted(partition, "writing outputs", code.to_string()));
         }

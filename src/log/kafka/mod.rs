@@ -23,6 +23,7 @@ pub mod settings;
 pub mod topics;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -93,6 +94,8 @@ pub struct KafkaLog {
     member: OnceLock<Member>,
     /// By partition; those that are ours and taken over.
     emitters: Vec<Mutex<Option<Emitter>>>,
+    /// By partition: where the input ended at least when it was taken over; 0 if it isn't. Whoever asks waits for no transaction.
+    taken_at: Vec<AtomicU64>,
     /// The last group offset known, by partition.
     group_offsets: Vec<Mutex<Option<u64>>>,
     ends: Mutex<BTreeMap<u32, (Instant, u64)>>,
@@ -119,6 +122,7 @@ impl KafkaLog {
                 .map_err(|e| kafka("making a client that reads", &e))?,
             member: OnceLock::new(),
             emitters: (0..count).map(|_| Mutex::new(None)).collect(),
+            taken_at: (0..count).map(|_| AtomicU64::new(0)).collect(),
             group_offsets: (0..count).map(|_| Mutex::new(None)).collect(),
             ends: Mutex::new(BTreeMap::new()),
             pages: Mutex::new(Pages::new()),
@@ -149,16 +153,6 @@ impl KafkaLog {
             member.leave();
         }
         self.fetcher.stop();
-    }
-
-    /// No longer fetches a partition, and emits nothing for it.
-    pub fn let_go(&self, partition: u32) {
-        if let Err(cause) = self.fetcher.unfollow(partition) {
-            tracing::warn!(partition, %cause, "a partition can't be let go");
-        }
-        if let Some(emitter) = self.emitters.get(partition as usize) {
-            *emitter.lock() = None;
-        }
     }
 
     /// The offset after the last record of the partition, committed or not, and that after the last one that may be read.
@@ -322,13 +316,17 @@ impl Log for KafkaLog {
     }
 
     fn end(&self, partition: u32) -> Result<u64, LogError> {
+        Ok(self.range(partition)?.1)
+    }
+
+    fn range(&self, partition: u32) -> Result<(u64, u64), LogError> {
         self.check(partition)?;
-        let end = self.readers.ends(&self.settings.events(), partition)?.1;
+        let (start, end) = self.readers.ends(&self.settings.events(), partition)?;
         // A stale leader may tell an old end; what was there when the partition was taken over is known.
-        let known = self.emitter(partition)?.as_ref().map_or(0, |e| e.input_barrier + 1);
+        let known = self.taken_at[partition as usize].load(Ordering::Acquire);
         let end = end.max(known);
         self.ends.lock().insert(partition, (Instant::now(), end));
-        Ok(end)
+        Ok((start, end))
     }
 
     fn recent_end(&self, partition: u32) -> Result<u64, LogError> {
@@ -410,14 +408,32 @@ impl Log for KafkaLog {
     fn take_over(&self, partition: u32) -> Result<(), LogError> {
         self.check(partition)?;
         *self.emitter(partition)? = None;
+        self.taken_at[partition as usize].store(0, Ordering::Release);
         let Some(member) = self.member.get() else {
             return Err(LogError::NotOwned { partition });
         };
+        let began = Instant::now();
         let position = self.forwarded_below(partition)?;
         member.confirm(partition, position)?;
+        tracing::debug!(
+            partition,
+            ask_ms = began.elapsed().as_millis() as u64,
+            "the group says that it is ours"
+        );
         let emitter = Emitter::take_over(&self.settings, &self.identity.log_id, partition, &self.readers)?;
+        self.taken_at[partition as usize].store(emitter.input_barrier + 1, Ordering::Release);
         *self.emitter(partition)? = Some(emitter);
         Ok(())
+    }
+
+    fn let_go(&self, partition: u32) {
+        if let Err(cause) = self.fetcher.unfollow(partition) {
+            tracing::warn!(partition, %cause, "a partition can't be let go");
+        }
+        if let Some(emitter) = self.emitters.get(partition as usize) {
+            *emitter.lock() = None;
+            self.taken_at[partition as usize].store(0, Ordering::Release);
+        }
     }
 
     fn append_outputs(&self, partition: u32, outputs: &[Output]) -> Result<(), LogError> {

@@ -1,0 +1,242 @@
+//! Partitions whose threads panic or are held up, on a log in memory.
+
+use std::sync::mpsc::{Receiver, channel};
+
+use super::super::Settings;
+use super::super::live::ReadError;
+use super::*;
+use crate::log::memory::MemoryLog;
+use crate::log::{Identity, NewRecord, Place, Receipt, Retention};
+use crate::machine::clock::Source;
+use crate::machine::output::{Output, Tail, Topic};
+use crate::store::rocks::Budget;
+use crate::wire::record::Kind;
+
+type Fallible = Result<(), Box<dyn std::error::Error>>;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a partition's thread meets when it asks what was delivered: under the partition's lock, with a commit half made.
+#[derive(Clone, Default)]
+enum Meets {
+    #[default]
+    Answer,
+    Panic,
+    /// Tells that it is asked, and waits until it is let go.
+    Silence(Sender<()>, Arc<Mutex<Receiver<()>>>),
+}
+
+/// A log in memory that misbehaves for partition 0.
+struct Moody {
+    log: MemoryLog,
+    meets: Mutex<Meets>,
+}
+
+impl Log for Moody {
+    fn identity(&self) -> &Identity {
+        self.log.identity()
+    }
+
+    fn start(&self, partition: u32) -> Result<u64, LogError> {
+        self.log.start(partition)
+    }
+
+    fn end(&self, partition: u32) -> Result<u64, LogError> {
+        self.log.end(partition)
+    }
+
+    fn poll(&self, partition: u32, from: u64, max_bytes: usize, batch: &mut Batch) -> Result<(), LogError> {
+        self.log.poll(partition, from, max_bytes, batch)
+    }
+
+    fn append_placed(&self, records: Vec<(Place, NewRecord)>) -> Result<Vec<Receipt>, LogError> {
+        self.log.append_placed(records)
+    }
+
+    fn wait(&self, partition: u32, from: u64, timeout: Duration) -> Result<bool, LogError> {
+        self.log.wait(partition, from, timeout)
+    }
+
+    fn append_outputs(&self, partition: u32, outputs: &[Output]) -> Result<(), LogError> {
+        self.log.append_outputs(partition, outputs)
+    }
+
+    fn output_tail(&self, partition: u32, topic: Topic) -> Result<Tail, LogError> {
+        let meets = self.meets.lock().clone();
+        match meets {
+            Meets::Panic if partition == 0 => std::panic::panic_any("a number ran over".to_owned()),
+            Meets::Silence(asked, over) if partition == 0 => {
+                let _ = asked.send(());
+                let _ = over.lock().recv_timeout(PATIENCE);
+            }
+            _ => {}
+        }
+        self.log.output_tail(partition, topic)
+    }
+
+    fn read_outputs(&self, partition: u32, topic: Topic, after: u64, max: usize) -> Result<Vec<Output>, LogError> {
+        self.log.read_outputs(partition, topic, after, max)
+    }
+
+    fn prune(&self, partition: u32, needed_from: u64, retention: Retention) -> Result<(), LogError> {
+        self.log.prune(partition, needed_from, retention)
+    }
+}
+
+struct Stage {
+    folder: tempfile::TempDir,
+    log: Arc<Moody>,
+}
+
+impl Stage {
+    fn new() -> std::io::Result<Self> {
+        let identity = Identity {
+            log_id: "moody".to_owned(),
+            partition_count: 2,
+            source: Source::Ticks,
+        };
+        let log = Arc::new(Moody {
+            log: MemoryLog::new(identity, 1_788_220_800_000),
+            meets: Mutex::default(),
+        });
+        let folder = tempfile::tempdir()?;
+        std::fs::create_dir(folder.path().join("store"))?;
+        Ok(Self { folder, log })
+    }
+
+    fn opening(&self) -> Opening {
+        Opening {
+            log: Arc::clone(&self.log) as Arc<dyn Log>,
+            data: self.folder.path().to_owned(),
+            budget: Budget::new(8 << 20, 8 << 20),
+            settings: Settings::default(),
+        }
+    }
+
+    fn live(&self) -> Vec<Arc<Live>> {
+        let live = |number| Arc::new(Live::new(number, Arc::clone(&self.log) as Arc<dyn Log>));
+        (0..2).map(live).collect()
+    }
+
+    fn folds(&self) -> (Arc<Folds>, Receiver<Told>) {
+        let (taken, told) = channel();
+        (Arc::new(Folds::new(self.opening(), self.live(), taken)), told)
+    }
+
+    /// Something to reject, which is an output.
+    fn garbage(&self) -> Result<(), LogError> {
+        let records = (0..2).map(|p| (Place::One(p), NewRecord::new(Kind::Event, b"garbage".to_vec())));
+        self.log.append_placed(records.collect()).map(drop)
+    }
+
+    fn meet(&self, meets: Meets) {
+        *self.log.meets.lock() = meets;
+    }
+
+    fn rejects(&self, partition: u32) -> usize {
+        let rejects = self.log.read_outputs(partition, Topic::Rejects, 0, 10);
+        rejects.map_or(0, |outputs| outputs.len())
+    }
+}
+
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < until, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_panic_halts_its_partition_and_no_other() -> Fallible {
+    let stage = Stage::new()?;
+    let (folds, told) = stage.folds();
+    for number in 0..2 {
+        folds.begin(number)?;
+        told.recv_timeout(PATIENCE)?;
+    }
+    stage.meet(Meets::Panic);
+    stage.garbage()?;
+    eventually("halted", || folds.halted().contains_key(&0));
+    assert!(folds.halted()[&0].contains("a number ran over"), "{:?}", folds.halted());
+    assert!(!folds.partitions[0].is_served());
+    assert!(folds.partitions[0].read(|_| ()).is_err());
+    eventually("the other one goes on", || stage.rejects(1) == 1);
+    assert!(folds.partitions[1].is_served() && !folds.halted().contains_key(&1));
+    // The group takes it: nobody waits for a thread that is gone.
+    let began = Instant::now();
+    folds.give_up(&[0]);
+    assert!(began.elapsed() < REVOKE_WAIT);
+    assert_eq!(stage.rejects(0), 0);
+    // Given again, it is folded from what was committed, and nothing is missing or twice.
+    stage.meet(Meets::Answer);
+    folds.begin(0)?;
+    told.recv_timeout(PATIENCE)?;
+    eventually("its output", || stage.rejects(0) == 1);
+    assert!(folds.halted().is_empty());
+    stage.garbage()?;
+    eventually("the next ones", || stage.rejects(0) == 2 && stage.rejects(1) == 2);
+    folds.end_all();
+    Ok(())
+}
+
+#[test]
+fn nobody_reads_what_a_panic_left_half_done() -> Fallible {
+    let stage = Stage::new()?;
+    let opening = stage.opening();
+    let live = Live::new(0, Arc::clone(&stage.log) as Arc<dyn Log>);
+    live.serve(opening.open(0)?)?;
+    stage.meet(Meets::Panic);
+    stage.garbage()?;
+    let folded = live.fold(&Stop::default());
+    assert!(matches!(folded, Err(PartitionError::Panicked { partition: 0, .. })));
+    assert!(!live.is_served());
+    assert!(matches!(live.read(|_| ()), Err(ReadError::NotServed { partition: 0 })));
+    Ok(())
+}
+
+#[test]
+fn whoever_asks_whether_a_partition_is_served_waits_for_no_lock() -> Fallible {
+    let stage = Stage::new()?;
+    let (folds, told) = stage.folds();
+    folds.begin(0)?;
+    told.recv_timeout(PATIENCE)?;
+    let (asked, is_asked) = channel();
+    let (let_go, over) = channel();
+    stage.meet(Meets::Silence(asked, Arc::new(Mutex::new(over))));
+    stage.garbage()?;
+    // Its commit holds the lock now.
+    is_asked.recv_timeout(PATIENCE)?;
+    let (answer, answered) = channel();
+    let live = Arc::clone(&folds.partitions[0]);
+    std::thread::spawn(move || answer.send(live.is_served()));
+    assert_eq!(answered.recv_timeout(Duration::from_secs(10)), Ok(true));
+    stage.meet(Meets::Answer);
+    let_go.send(())?;
+    eventually("its output", || stage.rejects(0) == 1);
+    folds.end_all();
+    Ok(())
+}
+
+#[test]
+fn stores_of_partitions_that_were_ours_are_opened_before_the_group_has_spoken() -> Fallible {
+    let stage = Stage::new()?;
+    let (folds, told) = stage.folds();
+    folds.begin(0)?;
+    told.recv_timeout(PATIENCE)?;
+    stage.garbage()?;
+    eventually("its output", || stage.rejects(0) == 1);
+    folds.end_all();
+    let (folds, told) = stage.folds();
+    folds.open_early();
+    assert_eq!(folds.early.numbers(), [0]);
+    for number in 0..2 {
+        folds.begin(number)?;
+        told.recv_timeout(PATIENCE)?;
+    }
+    eventually("the other's output", || stage.rejects(1) == 1);
+    assert_eq!(stage.rejects(0), 1);
+    assert!(folds.early.numbers().is_empty());
+    folds.end_all();
+    Ok(())
+}
