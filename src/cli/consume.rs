@@ -23,7 +23,7 @@ use super::source::{Outputs, Source, heard_within};
 use super::terminal::{Table, grouped};
 use crate::http::outputs::{OutputBody, body_of};
 use crate::log::continuity::{Continuity, Discontinuity, Taken};
-use crate::log::kafka::outputs::{Next, OutputStream};
+use crate::log::kafka::outputs::{Item, OutputStream};
 use crate::machine::output::{Output, Topic};
 use crate::model::period::Month;
 use cursor::{Cursor, CursorFile, Position};
@@ -358,8 +358,8 @@ impl Consumer {
             let idle = found.is_empty();
             for (partition, next_offset, next) in found.drain(..) {
                 match next {
-                    Next::Output(output) => self.take(partition, next_offset, &output)?,
-                    Next::End => {
+                    Item::Output(output) => self.take(partition, next_offset, &output)?,
+                    Item::End => {
                         open.remove(&partition);
                     }
                 }

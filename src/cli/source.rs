@@ -11,7 +11,7 @@ use super::kafka::Cluster;
 use crate::log::LogError;
 use crate::log::continuity::{Continuity, Taken};
 use crate::log::kafka::KafkaSettings;
-use crate::log::kafka::outputs::{Next, OutputStream};
+use crate::log::kafka::outputs::{Item, OutputStream};
 use crate::machine::output::{Output, Topic};
 use crate::partition::Settings;
 use crate::partition::host::Host;
@@ -131,8 +131,8 @@ fn read_partition(
             }
             heard = Instant::now();
             match next {
-                Next::End => ended = true,
-                Next::Output(output) => {
+                Item::End => ended = true,
+                Item::Output(output) => {
                     result = match continuity.take(partition, &output) {
                         Ok(Taken::New) => take(partition, &output),
                         Ok(Taken::Again) => Ok(()),

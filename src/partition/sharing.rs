@@ -383,6 +383,9 @@ impl Sharing {
                 let mut moved = BTreeMap::new();
                 while !told.wait(ENDS_EVERY) {
                     watching.look_at_ends(&mut moved);
+                    if let Err(cause @ LogError::OtherPlace { .. }) = watching.log.check_place() {
+                        watching.end(&cause);
+                    }
                 }
             })
             .map_err(failed)?;
@@ -392,7 +395,7 @@ impl Sharing {
         let beats = thread("pulse")
             .spawn(move || {
                 while !told.wait(BEAT_EVERY) {
-                    beating.beat(|| asking.member().is_none_or(confirms_all));
+                    beating.beat(|| asking.confirms_all());
                 }
             })
             .map_err(failed)?;
@@ -469,18 +472,6 @@ impl Sharing {
         }
         self.log.leave();
     }
-}
-
-/// Whether the group says of all our partitions that they are ours: by commits of the offsets it has, under our generation.
-fn confirms_all(member: &Member) -> bool {
-    let confirms = |partition: u32| member.committed(partition).and_then(|at| member.confirm(partition, at));
-    member.owned().into_iter().all(|partition| match confirms(partition) {
-        Ok(()) => true,
-        Err(cause) => {
-            tracing::debug!(partition, %cause, "not confirmed");
-            false
-        }
-    })
 }
 
 /// Appends ticks each minute, and when a partition was taken over, until told to end.
