@@ -22,7 +22,7 @@ use super::CliError;
 use super::source::{Outputs, Source, heard_within};
 use super::terminal::{Table, grouped};
 use crate::http::outputs::{OutputBody, body_of};
-use crate::log::continuity::{Continuity, Discontinuity, Taken};
+use crate::log::continuity::{Arrival, Continuity, Discontinuity};
 use crate::log::kafka::outputs::{Item, OutputStream};
 use crate::machine::output::{Output, Topic};
 use crate::model::period::Month;
@@ -273,7 +273,7 @@ impl Consumer {
         let continuity = self.continuity.entry(partition).or_default();
         let taken = continuity.take(partition, output).map_err(ConsumeError::from)?;
         let position = Position::at(next_offset, continuity.tail());
-        if taken == Taken::New {
+        if taken == Arrival::New {
             let body = body_of(output).map_err(|cause| ConsumeError::Undecodable {
                 partition,
                 sequence: output.sequence,

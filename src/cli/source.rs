@@ -9,7 +9,7 @@ use clap::Args;
 use super::CliError;
 use super::kafka::Cluster;
 use crate::log::LogError;
-use crate::log::continuity::{Continuity, Taken};
+use crate::log::continuity::{Arrival, Continuity};
 use crate::log::kafka::KafkaSettings;
 use crate::log::kafka::outputs::{Item, OutputStream};
 use crate::machine::output::{Output, Topic};
@@ -134,8 +134,8 @@ fn read_partition(
                 Item::End => ended = true,
                 Item::Output(output) => {
                     result = match continuity.take(partition, &output) {
-                        Ok(Taken::New) => take(partition, &output),
-                        Ok(Taken::Again) => Ok(()),
+                        Ok(Arrival::New) => take(partition, &output),
+                        Ok(Arrival::Again) => Ok(()),
                         Err(cause) => Err(cause.into()),
                     };
                 }

@@ -149,7 +149,8 @@ fn each_role_may_do_its_work_by_the_printed_lines_and_no_more() {
 
     let event = NewRecord::new(Kind::Event, b"no event".to_vec());
     let gateway = Publisher::new(&settings(&broker, "GATEWAY")).expect("a producer");
-    gateway.append(&[(0, &event)]).expect("a gateway writes events");
+    let receipts = gateway.append(&[(0, &event)]).expect("a gateway writes events");
+    let offset = receipts[0].offset;
     let posted = served.post(
         "/v1/events",
         "application/json",
@@ -193,6 +194,12 @@ fn each_role_may_do_its_work_by_the_printed_lines_and_no_more() {
             (heard > 0).then_some(())
         });
     }
+
+    // The record itself is in the input, which is none of their business: that is said, not that it is gone.
+    let show = ["rejects", "show", &format!("0:{offset}")];
+    let said = reckon(&borrowed(&with(&broker, "INVOICING", &show)));
+    assert!(said.contains("the log can't be read"), "{said}");
+    assert!(!said.contains("not in the log any more"), "{said}");
 
     // And no more than that.
     let mut elsewhere = settings(&broker, "GATEWAY");

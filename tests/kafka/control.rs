@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prost::Message;
 use rdkafka::Offset;
-use reckon::log::NewRecord;
+use reckon::log::{NewRecord, Place};
 use reckon::machine::clock::Source;
 use reckon::wire::check::timestamp;
 use reckon::wire::key_pair::KeyPair;
@@ -47,6 +47,25 @@ fn hold(id: &str) -> Value {
 
 fn release(id: &str) -> Value {
     json!({"id": id, "release_close": {"period": month()}})
+}
+
+#[test]
+fn a_transaction_that_fails_keeps_nobody_back() {
+    let topics = Topics::create(&shared().bootstrap(), 1, Source::Ticks, 1);
+    let operator = topics.operator();
+    // More than a producer takes, behind one that it does.
+    let records = [
+        topics.tick(1_790_000_000_000),
+        (Place::One(0), NewRecord::new(Kind::Control, vec![0; 64 << 20])),
+    ];
+    operator.append(&records, 1).expect_err("it is too large");
+    let event = NewRecord::new(Kind::Event, b"no event".to_vec());
+    let receipts = topics.gateway().append(&[(0, &event)]).expect("appended");
+    // The brokers would end it by themselves in half a minute.
+    eventually("it can be read", Duration::from_secs(10), || {
+        (topics.end(0) > receipts[0].offset).then_some(())
+    });
+    drop(operator);
 }
 
 #[test]

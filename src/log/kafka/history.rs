@@ -13,6 +13,7 @@ use super::emitter::read_output;
 use super::fetch::read_headers;
 use super::reader::{Readers, Seen, Want};
 use crate::log::{Log, LogError};
+use crate::machine::authority::Authority;
 use crate::machine::control::is_for_everyone;
 use crate::machine::output::Topic;
 use crate::wire::pb::control::Body;
@@ -42,6 +43,8 @@ struct Ledger {
     keys: Keys,
     /// Keys that ever held.
     ever: Keys,
+    /// The genesis names keys.
+    is_signed: bool,
     /// The first records are gone: neither which keys hold now nor the version can be told from what is left.
     is_cut: bool,
     known: Known,
@@ -50,14 +53,16 @@ struct Ledger {
 impl Ledger {
     fn genesis(&mut self, bytes: &[u8]) {
         let genesis = pb::Genesis::decode(bytes).unwrap_or_default();
-        self.keys = operator_keys::read(&genesis.keys).unwrap_or_default();
-        self.ever.clone_from(&self.keys);
+        if let Authority::Signed { keys, .. } = Authority::of_genesis(&genesis) {
+            self.ever.clone_from(&keys);
+            (self.keys, self.is_signed) = (keys, true);
+        }
     }
 
     /// Takes a record that isn't among the rejects. The fold may not have come to it yet.
     fn take(&mut self, log_id: &str, bytes: &[u8], signature: Option<&str>) {
         let keys = if self.is_cut { &self.ever } else { &self.keys };
-        if verify(signature, log_id, bytes, keys).is_err() {
+        if self.is_signed && verify(signature, log_id, bytes, keys).is_err() {
             return;
         }
         let Ok(control) = control::decode(bytes) else { return };
@@ -95,7 +100,7 @@ impl KafkaLog {
         let total: u64 = bounds.values().map(|(start, end)| end.saturating_sub(*start)).sum();
         let mut done = 0;
         let mut known = Known::default();
-        let mut ever = Keys::new();
+        let (mut ever, mut is_signed) = (Keys::new(), false);
         // Those that have their genesis tell the keys also for those that lost it; what is for everyone is in each of them.
         for is_cut in [false, true] {
             let from: Vec<(&str, u32, u64)> = bounds
@@ -105,6 +110,7 @@ impl KafkaLog {
                 .collect();
             let new = Ledger {
                 ever: ever.clone(),
+                is_signed,
                 is_cut,
                 ..Ledger::default()
             };
@@ -116,6 +122,7 @@ impl KafkaLog {
                 let (start, end) = bounds[&partition];
                 done += end.saturating_sub(start);
                 ever.extend(ledger.ever);
+                is_signed |= ledger.is_signed;
                 known.version = known.version.max(ledger.known.version);
                 known.ids.extend(ledger.known.ids);
             }
@@ -264,6 +271,7 @@ mod tests {
         // Where the beginning is gone, both may have held, and the version is told by the others.
         let mut cut = Ledger {
             ever: ledger.ever.clone(),
+            is_signed: true,
             is_cut: true,
             ..Ledger::default()
         };

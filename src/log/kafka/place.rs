@@ -18,8 +18,9 @@ pub(super) struct Ids {
 
 /// Asks for the ids of the cluster and of topics.
 pub(super) fn ids<C: ClientContext>(client: &Client<C>, names: &[&str], timeout: Duration) -> Result<Ids, LogError> {
-    let cluster = client.fetch_cluster_id(timeout);
     let found = ffi::topic_ids(client, names, timeout).map_err(|cause| broker("asking for the topics' ids", cause))?;
+    // The answer to that has told it.
+    let cluster = client.fetch_cluster_id(timeout);
     whole(cluster, names, found)
 }
 

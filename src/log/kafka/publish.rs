@@ -228,30 +228,18 @@ impl Publisher {
     }
 }
 
-struct ControlContext;
-
-impl ClientContext for ControlContext {}
-
-impl ProducerContext for ControlContext {
-    type DeliveryOpaque = Box<(Arc<Pending>, usize)>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, opaque: Self::DeliveryOpaque) {
-        Context.delivery(result, opaque);
-    }
-}
-
 /// Whoever writes control records, one at a time over the whole cluster: so their order is the same in every partition.
 pub struct ControlWriter {
-    producer: BaseProducer<ControlContext>,
+    producer: BaseProducer<Context>,
     topic: String,
 }
 
 impl ControlWriter {
     /// Fences whoever wrote before; what that one had begun is taken back.
     pub fn take_over(settings: &KafkaSettings) -> Result<Self, LogError> {
-        let producer: BaseProducer<ControlContext> = settings
+        let producer: BaseProducer<Context> = settings
             .transactional(&settings.control_transactions())
-            .create_with_context(ControlContext)
+            .create_with_context(Context)
             .map_err(|e| kafka("making the producer of control records", &e))?;
         producer
             .init_transactions(CONTROL_WAIT)
