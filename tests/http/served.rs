@@ -178,11 +178,6 @@ impl Served {
         self.child.wait().expect("it ends")
     }
 
-    /// How it ended, if it has.
-    pub fn has_ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("its state")
-    }
-
     /// SIGTERM, and how it ended.
     pub fn stop(self) -> ExitStatus {
         self.signal("TERM");

@@ -689,8 +689,15 @@ fn an_input_made_anew_under_a_running_instance() {
 }
 
 /// Waits until an instance ends because its topics are others.
-fn assert_ended(fleet: &Fleet, name: &str, mut served: Served) {
-    let status = eventually("the instance ends", LONG_WAIT, || served.has_ended());
+fn assert_ended(fleet: &Fleet, name: &str, served: Served) {
+    let (pid, (told, ended)) = (served.pid(), std::sync::mpsc::channel());
+    let waiting = std::thread::spawn(move || told.send(served.wait()));
+    let Ok(status) = ended.recv_timeout(LONG_WAIT) else {
+        let killed = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+        assert!(killed.expect("kill runs").success());
+        waiting.join().expect("waited").expect("told");
+        panic!("it goes on: {}", fleet.said(name));
+    };
     assert_eq!(status.code(), Some(1), "{}", fleet.said(name));
     assert_says(&fleet.said(name), &["were deleted and made anew", "Restore the topics"]);
 }

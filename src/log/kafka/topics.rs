@@ -446,7 +446,7 @@ mod tests {
 
     #[test]
     fn an_output_topic_that_takes_no_largest_output_is_refused() {
-        let judged = |is_input, value| judge(is_input, "max.message.bytes", value).map(|j| j.0);
+        let judged = |is_input, value: &str| judge(is_input, "max.message.bytes", value).map(|j| j.0);
         assert_eq!(judged(false, "1048588"), Some(Severity::Refused));
         assert_eq!(
             judged(false, &(OUTPUT_BYTES_MAX - 1).to_string()),
