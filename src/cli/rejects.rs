@@ -283,7 +283,7 @@ impl Show {
         match (&append_time, &unread) {
             (Some(at), _) => line("appended", at),
             (None, None) => line("appended", "not in the log any more"),
-            (None, Some(cause)) => line("appended", &format!("unknown, for the log can't be read: {cause}")),
+            (None, Some(cause)) => line("appended", &format!("unknown, for the log could not be read: {cause}")),
         }
         match (&record.signature, kind) {
             (Some(signature), _) => {

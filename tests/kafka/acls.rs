@@ -198,7 +198,7 @@ fn each_role_may_do_its_work_by_the_printed_lines_and_no_more() {
     // The record itself is in the input, which is none of their business: that is said, not that it is gone.
     let show = ["rejects", "show", &format!("0:{offset}")];
     let said = reckon(&borrowed(&with(&broker, "INVOICING", &show)));
-    assert!(said.contains("the log can't be read"), "{said}");
+    assert!(said.contains("the log could not be read"), "{said}");
     assert!(!said.contains("not in the log any more"), "{said}");
 
     // And no more than that.
