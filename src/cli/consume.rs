@@ -22,8 +22,8 @@ use super::CliError;
 use super::source::{Outputs, Source, heard_within};
 use super::terminal::{Table, grouped};
 use crate::http::outputs::{OutputBody, body_of};
-use crate::log::continuity::{Continuity, Discontinuity, Taken};
-use crate::log::kafka::outputs::{Next, OutputStream};
+use crate::log::continuity::{Arrival, Continuity, Discontinuity};
+use crate::log::kafka::outputs::{Item, OutputStream};
 use crate::machine::output::{Output, Topic};
 use crate::model::period::Month;
 use cursor::{Cursor, CursorFile, Position};
@@ -273,7 +273,7 @@ impl Consumer {
         let continuity = self.continuity.entry(partition).or_default();
         let taken = continuity.take(partition, output).map_err(ConsumeError::from)?;
         let position = Position::at(next_offset, continuity.tail());
-        if taken == Taken::New {
+        if taken == Arrival::New {
             let body = body_of(output).map_err(|cause| ConsumeError::Undecodable {
                 partition,
                 sequence: output.sequence,
@@ -358,8 +358,8 @@ impl Consumer {
             let idle = found.is_empty();
             for (partition, next_offset, next) in found.drain(..) {
                 match next {
-                    Next::Output(output) => self.take(partition, next_offset, &output)?,
-                    Next::End => {
+                    Item::Output(output) => self.take(partition, next_offset, &output)?,
+                    Item::End => {
                         open.remove(&partition);
                     }
                 }

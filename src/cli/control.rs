@@ -74,8 +74,11 @@ impl Publish {
         let identity = log.identity().clone();
         // First the others are fenced, then what they wrote is read: nothing comes between.
         let writer = ControlWriter::take_over(&settings)?;
-        let progress = terminal::progress(0, "records of the log read");
-        let known = log.control_records(|records| progress.set_position(records))?;
+        let progress = terminal::progress(0, "reading the log");
+        let mut known = log.control_records(|read, of| {
+            progress.set_length(of);
+            progress.set_position(read);
+        })?;
         progress.finish_and_clear();
         let mut version = known.version;
         let (mut written, mut skipped) = (0u64, 0u64);
@@ -85,7 +88,8 @@ impl Publish {
             let history = identity.source == Source::Ticks;
             let (place, record) = match line {
                 Line::Control(mut control) => {
-                    if known.ids.contains(&control.id) {
+                    // One that comes twice in the file would use up a version, and every later one would miss it.
+                    if !known.ids.insert(control.id.clone()) {
                         skipped += 1;
                         continue;
                     }
@@ -131,7 +135,7 @@ impl Publish {
             );
         } else {
             let already = if skipped > 0 {
-                format!("; {skipped} were in the log already")
+                format!("; {skipped} were in the log already, or in the file before")
             } else {
                 String::new()
             };

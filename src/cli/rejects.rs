@@ -11,7 +11,7 @@ use super::CliError;
 use super::source::{Outputs, Source};
 use super::terminal::{Table, grouped};
 use crate::log::kafka::KafkaLog;
-use crate::log::{Batch, Log};
+use crate::log::{Batch, Log, LogError};
 use crate::machine::control as rules;
 use crate::machine::output::Topic;
 use crate::model::period::rfc3339;
@@ -201,17 +201,21 @@ struct Original {
     bytes: Vec<u8>,
 }
 
-fn original(log: &dyn Log, partition: u32, offset: u64) -> Option<Original> {
+/// The record as the log has it; `None` if the log doesn't have it any more.
+fn original(log: &dyn Log, partition: u32, offset: u64) -> Result<Option<Original>, LogError> {
     let mut batch = Batch::default();
-    log.poll(partition, offset, 1, &mut batch).ok()?;
-    let polled = batch.get(0).filter(|polled| polled.offset == offset)?;
-    Some(Original {
+    match log.poll(partition, offset, 1, &mut batch) {
+        Err(LogError::OffsetGone { .. } | LogError::HistoryLost { .. }) => return Ok(None),
+        result => result?,
+    }
+    let polled = batch.get(0).filter(|polled| polled.offset == offset);
+    Ok(polled.map(|polled| Original {
         kind: Some(polled.kind),
         append_ms: polled.append_ms,
         signature: polled.headers.signature.map(str::to_owned),
         forwarded: polled.headers.forwarded.map(record::Forwarded::to_text),
         bytes: polled.bytes.to_vec(),
-    })
+    }))
 }
 
 impl Show {
@@ -233,14 +237,18 @@ impl Show {
                 "no record at {partition}:{offset} was rejected; `reckon rejects list` has those that were"
             )));
         };
-        let whole = match &outputs {
+        let looked = match &outputs {
             Outputs::Data(host) => original(host.log.as_ref(), partition, offset),
-            // Who may read the rejects alone sees what they hold of the record.
-            Outputs::Kafka(settings) => KafkaLog::open(settings).ok().and_then(|log| {
+            Outputs::Kafka(settings) => KafkaLog::open(settings).and_then(|log| {
                 let found = original(&log, partition, offset);
                 log.leave();
                 found
             }),
+        };
+        // Who may read the rejects alone sees what they hold of the record.
+        let (whole, unread) = match looked {
+            Ok(whole) => (whole, None),
+            Err(cause) => (None, Some(cause.to_string())),
         };
         let in_log = whole.is_some();
         let record = whole.unwrap_or_else(|| Original {
@@ -256,7 +264,7 @@ impl Show {
             let mut shown = json!({"partition": partition, "offset": offset, "sequence": sequence,
                 "reason": reject.reason, "field": reject.field, "detail": reject.detail, "cure": cure,
                 "kind": kind.as_str(), "append_time": append_time, "signature": record.signature,
-                "forwarded": record.forwarded, "truncated": truncated, "bytes": record.bytes.len(),
+                "forwarded": record.forwarded, "truncated": truncated, "bytes": record.bytes.len(), "log_unread": unread,
                 "record_base64": base64::engine::general_purpose::STANDARD.encode(&record.bytes)});
             shown["record"] = decoded.unwrap_or_default();
             println!("{shown}");
@@ -272,7 +280,11 @@ impl Show {
         line("field", &reject.field);
         line("detail", &reject.detail);
         line("cure", cure);
-        line("appended", append_time.as_deref().unwrap_or("not in the log any more"));
+        match (&append_time, &unread) {
+            (Some(at), _) => line("appended", at),
+            (None, None) => line("appended", "not in the log any more"),
+            (None, Some(cause)) => line("appended", &format!("unknown, for the log could not be read: {cause}")),
+        }
         match (&record.signature, kind) {
             (Some(signature), _) => {
                 let key = signature.split_once(':').map_or(signature.as_str(), |(key, _)| key);

@@ -9,9 +9,9 @@ use clap::Args;
 use super::CliError;
 use super::kafka::Cluster;
 use crate::log::LogError;
-use crate::log::continuity::{Continuity, Taken};
+use crate::log::continuity::{Arrival, Continuity};
 use crate::log::kafka::KafkaSettings;
-use crate::log::kafka::outputs::{Next, OutputStream};
+use crate::log::kafka::outputs::{Item, OutputStream};
 use crate::machine::output::{Output, Topic};
 use crate::partition::Settings;
 use crate::partition::host::Host;
@@ -131,11 +131,11 @@ fn read_partition(
             }
             heard = Instant::now();
             match next {
-                Next::End => ended = true,
-                Next::Output(output) => {
+                Item::End => ended = true,
+                Item::Output(output) => {
                     result = match continuity.take(partition, &output) {
-                        Ok(Taken::New) => take(partition, &output),
-                        Ok(Taken::Again) => Ok(()),
+                        Ok(Arrival::New) => take(partition, &output),
+                        Ok(Arrival::Again) => Ok(()),
                         Err(cause) => Err(cause.into()),
                     };
                 }

@@ -10,6 +10,8 @@ use super::CliError;
 use super::init::{Clock, PARTITIONS_MAX, new_log_id};
 use super::kafka::Cluster;
 use crate::config::operator_key::OperatorKeyFile;
+use crate::log::kafka::KafkaSettings;
+use crate::log::kafka::acls::acls;
 use crate::log::kafka::topics::{self, Severity};
 use crate::log::{Identity, NewRecord};
 use crate::wire::pb;
@@ -30,6 +32,7 @@ pub struct Topics {
 enum Command {
     Create(Create),
     Check(Check),
+    Acls(Acls),
 }
 
 /// Make the topics, with the settings that they must have, and write each partition's genesis; safe to repeat
@@ -68,11 +71,28 @@ struct Check {
     cluster: Cluster,
 }
 
+/// Print what each role must be allowed on a cluster with an authorizer; nothing is asked or changed
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  reckon topics acls --topic-prefix reckon\n\nEach line is for Kafka's own tool: kafka-acls.sh \
+    --bootstrap-server HOST:PORT LINE. GATEWAY, RECKON, OPERATOR and INVOICING stand for your users. OPERATOR makes the topics, so \
+    set its lines first."
+)]
+struct Acls {
+    /// First part of the topics' names: PREFIX.events, PREFIX.statements …
+    #[arg(long, value_name = "PREFIX", default_value = "reckon")]
+    topic_prefix: String,
+}
+
 impl Topics {
     pub(super) fn run(self, json: bool) -> Result<(), CliError> {
         match self.command {
             Command::Create(command) => command.run(json),
             Command::Check(command) => command.run(json),
+            Command::Acls(command) => {
+                command.run(json);
+                Ok(())
+            }
         }
     }
 }
@@ -98,10 +118,10 @@ impl Create {
             }
         };
         let created = topics::create(&settings, &identity, self.replication, &genesis)?;
-        let acls = topics::acls(&settings);
+        let lines = acls(&settings);
         if json {
             let row = json!({"topics": created.topics, "genesis": created.genesis, "log_id": identity.log_id,
-                "partitions": self.partitions, "clock": identity.source.as_str(), "acls": acls});
+                "partitions": self.partitions, "clock": identity.source.as_str(), "acls": lines});
             println!("{row}");
             return Ok(());
         }
@@ -123,8 +143,23 @@ impl Create {
             "\nOn a cluster with an authorizer, allow (kafka-acls.sh --bootstrap-server {} …):",
             self.cluster.kafka
         );
-        acls.iter().for_each(|line| println!("  {line}"));
+        lines.iter().for_each(|line| println!("  {line}"));
         Ok(())
+    }
+}
+
+impl Acls {
+    fn run(self, json: bool) {
+        let settings = KafkaSettings {
+            prefix: self.topic_prefix,
+            ..KafkaSettings::default()
+        };
+        let lines = acls(&settings);
+        if json {
+            println!("{}", json!({"acls": lines}));
+        } else {
+            lines.iter().for_each(|line| println!("{line}"));
+        }
     }
 }
 

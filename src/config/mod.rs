@@ -127,7 +127,7 @@ impl Kafka {
             passed,
         };
         match settings.forbidden() {
-            Some(name) => Err(bad(format!("{name} can't be set: Reckon's promises hang on it"))),
+            Some(what) => Err(bad(what)),
             None => Ok(Some(settings)),
         }
     }

@@ -21,13 +21,18 @@ use crate::log::placement::partition_of;
 use crate::partition::live::Live;
 use crate::partition::sharing::Sharing;
 
+/// Seconds after which a halted partition is asked for again: so often it is looked at.
+const HALTED_RETRY_S: u32 = 30;
+
 /// What this instance can say of a partition of a shared log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Here {
     /// It answers for it.
     Served,
     /// It is this one's, and what was in the log isn't folded yet.
     Opening,
+    /// It is this one's, and can't be right as it is: why.
+    Halted(String),
     /// It is another's, or nobody's.
     Elsewhere,
     /// It may have been this one's: nobody knows.
@@ -44,7 +49,8 @@ impl Here {
         } else if live.is_served() && (live.is_caught_up() || live.lag_records().is_ok_and(|lag| lag == 0)) {
             Self::Served
         } else {
-            Self::Opening
+            let cause = sharing.halted().remove(&live.number);
+            cause.map_or(Self::Opening, Self::Halted)
         }
     }
 }
@@ -72,10 +78,9 @@ pub async fn pass_on(State(service): State<Arc<Service>>, request: Request, next
     let (mut parts, body) = request.into_parts();
     let reads = parts.method == Method::GET || parts.method == Method::HEAD;
     let account = account_of(&mut parts).await.filter(|_| reads);
-    let allowed = account.filter(|account| {
-        let caller = service.gatekeeper.admit(&parts);
-        caller.is_ok_and(|caller| caller.may_read(account).is_ok())
-    });
+    let caller = account.as_ref().and_then(|_| service.gatekeeper.admit(&parts).ok());
+    let may_operate = caller.as_ref().is_some_and(|caller| caller.may_operate().is_ok());
+    let allowed = account.filter(|account| caller.is_some_and(|caller| caller.may_read(account).is_ok()));
     // Without one, the handler says what is wrong with it.
     let Some(account) = allowed else {
         return next.run(Request::from_parts(parts, body)).await;
@@ -96,6 +101,11 @@ pub async fn pass_on(State(service): State<Arc<Service>>, request: Request, next
         }
         Ok(Here::Opening) => {
             let mut response = refuse(&asked, moving(number, "its new owner is opening it"));
+            response.headers_mut().insert(OWNER, peers.own_header().clone());
+            response
+        }
+        Ok(Here::Halted(cause)) => {
+            let mut response = refuse(&asked, halted(number, may_operate.then_some(cause.as_str())));
             response.headers_mut().insert(OWNER, peers.own_header().clone());
             response
         }
@@ -129,13 +139,13 @@ async fn elsewhere(service: &Service, peers: &Peers, number: u32, parts: &Parts)
     }
     let Some(address) = peers.address_of(number).await else {
         count("no_owner");
-        peers.forget().await;
+        peers.doubt();
         return refusal(parts, moving(number, "nobody owns it right now"));
     };
     let mut response = match peers.ask(&address, parts, service.gatekeeper.token_of(parts)).await {
         Ok(response) if response.status() == StatusCode::SERVICE_UNAVAILABLE => {
             count("moving");
-            peers.forget().await;
+            peers.doubt();
             response
         }
         Ok(response) => {
@@ -151,6 +161,16 @@ async fn elsewhere(service: &Service, peers: &Peers, number: u32, parts: &Parts)
         response.headers_mut().entry(OWNER).or_insert(address);
     }
     response
+}
+
+/// Said of a partition that waits for its operator. The cause names topics and offsets, which are the operator's business.
+fn halted(number: u32, cause: Option<&str>) -> Problem {
+    let cause = cause.map_or(String::new(), |cause| format!(": {cause}"));
+    Problem::new(
+        Code::NotServed,
+        format!("partition {number} is halted until its operator mends it{cause}"),
+    )
+    .retry_after(HALTED_RETRY_S)
 }
 
 fn moving(number: u32, what: &str) -> Problem {

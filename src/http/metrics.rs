@@ -115,6 +115,7 @@ pub const METRICS: &[Metric] = &[
     metric("reckon_rebalances_total", Counter, &[], "Kafka: times that the group gave or took partitions, be it none"),
     metric("reckon_reads_passed_on_total", Counter, &["result"], "Kafka: reads of what another instance owns: answered, moving, no_owner, owner_silent, refused (passed on to here by mistake)"),
     metric("reckon_events_forwarded_total", Counter, &["partition"], "Kafka: events found in another partition than their account's, and forwarded"),
+    metric("reckon_publisher_replaced_total", Counter, &[], "Kafka: producers of events that failed for good (brokers lost what they had acknowledged) and were replaced"),
     metric("reckon_output_transactions_total", Counter, &[], "Kafka: transactions of outputs committed"),
     metric("reckon_output_transactions_failed_total", Counter, &["fenced"], "Kafka: transactions of outputs that failed, and take-overs; fenced: by another owner or a time-out"),
     metric("reckon_output_transaction_seconds", Histogram, &[], "Kafka: time of a committed transaction of outputs"),

@@ -5,7 +5,7 @@
 //! last hint is still tried.
 //!
 //! The token of a request goes along, as what it is: the owner checks it again. Addresses come from the group's members, so
-//! whoever may join the group is trusted with tokens as with the partitions themselves: `reckon topics create` prints the ACLs.
+//! whoever may join the group is trusted with tokens as with the partitions themselves: `reckon topics acls` prints the ACLs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,11 +19,13 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 
 use super::problem::{Code, Problem};
 use super::requests::REQUEST_ID;
+use crate::log::LogError;
 use crate::log::kafka::KafkaLog;
 use crate::log::kafka::owners::{Directory, Owners};
 
@@ -42,8 +44,14 @@ const HEAD_WAIT: Duration = Duration::from_secs(5);
 /// How long the group may take to say who owns what.
 const GROUP_WAIT: Duration = Duration::from_secs(4);
 
-/// How old what the group said may be.
+/// How old what the group said may be before it is asked again, beside the reads.
 const HINTS_FRESH: Duration = Duration::from_secs(2);
+
+/// The same where somebody was found not to own what the group said; of many such findings one is enough.
+const HINTS_DOUBTED: Duration = Duration::from_secs(1);
+
+/// What is older than this isn't answered from: after a pause reads wait for the group.
+const HINTS_OLD: Duration = Duration::from_secs(30);
 
 /// Connections that nobody needs are closed before the other side does so (`listen.head_timeout`).
 const IDLE: Duration = Duration::from_secs(5);
@@ -75,29 +83,106 @@ const LEFT_OUT: [HeaderName; 8] = [
     REQUEST_ID,
 ];
 
-/// What was last heard of owners.
-#[derive(Default)]
+/// Asks the group who owns what. It may take long.
+type Ask = dyn Fn() -> Result<Owners, LogError> + Send + Sync;
+
+/// What was last heard of owners. The group is asked beside the reads: they are answered from what is known.
+#[derive(Clone)]
 struct Hints {
+    ask: Arc<Ask>,
+    heard: Arc<Mutex<Heard>>,
+    /// Whether there is something to answer from.
+    usable: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Heard {
+    /// When the group was last asked.
     asked: Option<Instant>,
-    addresses: Owners,
+    is_asking: bool,
+    /// Somebody didn't own what was said to be its.
+    is_doubted: bool,
+    owners: Owners,
+}
+
+impl Heard {
+    /// Whether it is time to ask; whoever is told so asks. With it whether what is known is of no use any more.
+    fn begins_asking(&mut self, now: Instant) -> Option<bool> {
+        let age = self.asked.map(|asked| now.saturating_duration_since(asked));
+        let fresh = if self.is_doubted { HINTS_DOUBTED } else { HINTS_FRESH };
+        if self.is_asking || age.is_some_and(|age| age < fresh) {
+            return None;
+        }
+        (self.is_asking, self.is_doubted, self.asked) = (true, false, Some(now));
+        Some(age.is_none_or(|age| age >= HINTS_OLD))
+    }
+}
+
+impl Hints {
+    fn new(ask: Arc<Ask>) -> Self {
+        Self {
+            ask,
+            heard: Arc::default(),
+            usable: watch::Sender::new(false),
+        }
+    }
+
+    /// Where owners are, as far as is known.
+    async fn owners(&self) -> Owners {
+        let begins = self.heard.lock().begins_asking(Instant::now());
+        if let Some(old) = begins {
+            if old {
+                self.usable.send_replace(false);
+            }
+            let asking = self.clone();
+            tokio::task::spawn_blocking(move || asking.refresh());
+        }
+        let mut usable = self.usable.subscribe();
+        if tokio::time::timeout(GROUP_WAIT, usable.wait_for(|usable| *usable))
+            .await
+            .is_err()
+        {
+            tracing::warn!("the group doesn't say who owns what in time");
+        }
+        self.heard.lock().owners.clone()
+    }
+
+    fn refresh(&self) {
+        let told = (self.ask)();
+        let mut heard = self.heard.lock();
+        heard.is_asking = false;
+        match told {
+            // Where it names nobody just now, the last one is still tried.
+            Ok(owners) => heard.owners.extend(owners),
+            Err(cause) => tracing::warn!(%cause, "the group doesn't say who owns what"),
+        }
+        drop(heard);
+        self.usable.send_replace(true);
+    }
+
+    fn doubt(&self) {
+        self.heard.lock().is_doubted = true;
+    }
 }
 
 /// The other instances.
 pub struct Peers {
     own: String,
     own_header: HeaderValue,
-    directory: Option<Arc<Directory>>,
     client: Client<HttpConnector, Empty<Bytes>>,
-    hints: Mutex<Hints>,
+    hints: Option<Hints>,
 }
 
 impl Peers {
     /// Those that share the log with this one. Nobody is asked yet.
     pub fn new(log: &KafkaLog) -> Self {
-        let directory = Directory::new(log.settings()).map(Arc::new);
-        if let Err(cause) = &directory {
-            tracing::error!(%cause, "no other instance can be found: reads of what others own are refused here");
-        }
+        let hints = match Directory::new(log.settings()) {
+            Ok(directory) => Some(Hints::new(Arc::new(move || directory.owners()))),
+            Err(cause) => {
+                tracing::error!(%cause, "no other instance can be found: reads of what others own are refused here");
+                None
+            }
+        };
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_WAIT));
         connector.set_nodelay(true);
@@ -105,12 +190,11 @@ impl Peers {
         Self {
             own_header: HeaderValue::from_str(&own).unwrap_or(HeaderValue::from_static("unnamed")),
             own,
-            directory: directory.ok(),
             client: Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(IDLE)
                 .build(connector),
-            hints: Mutex::default(),
+            hints,
         }
     }
 
@@ -126,21 +210,10 @@ impl Peers {
 
     /// Where owners are, as far as is known.
     pub async fn addresses(&self) -> Owners {
-        let mut hints = self.hints.lock().await;
-        if hints.asked.is_some_and(|asked| asked.elapsed() < HINTS_FRESH) {
-            return hints.addresses.clone();
+        match &self.hints {
+            Some(hints) => hints.owners().await,
+            None => Owners::new(),
         }
-        if let Some(directory) = &self.directory {
-            let asking = Arc::clone(directory);
-            let asked = tokio::task::spawn_blocking(move || asking.owners());
-            match tokio::time::timeout(GROUP_WAIT, asked).await {
-                Ok(Ok(Ok(owners))) => hints.addresses.extend(owners),
-                Ok(Ok(Err(cause))) => tracing::warn!(%cause, "the group doesn't say who owns what"),
-                Ok(Err(_)) | Err(_) => tracing::warn!("the group doesn't say who owns what in time"),
-            }
-        }
-        hints.asked = Some(Instant::now());
-        hints.addresses.clone()
     }
 
     /// Where a partition's owner is, as far as is known; `None` also if it should be this instance.
@@ -159,12 +232,10 @@ impl Peers {
         others
     }
 
-    /// The next question goes to the group.
-    pub async fn forget(&self) {
-        self.hints.lock().await.asked = None;
-        if let Some(directory) = self.directory.clone() {
-            // Whoever asks the group just now holds it for as long.
-            drop(tokio::task::spawn_blocking(move || directory.forget()));
+    /// What the group said was found wrong: it is asked again soon, however many say so.
+    pub fn doubt(&self) {
+        if let Some(hints) = &self.hints {
+            hints.doubt();
         }
     }
 
@@ -190,7 +261,7 @@ impl Peers {
             }),
             Err(_) => silent(format!("no answer within {} s", HEAD_WAIT.as_secs())),
         };
-        self.forget().await;
+        self.doubt();
         Err(problem)
     }
 
@@ -257,7 +328,57 @@ fn taken_along(from: &HeaderMap, to: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
     use super::*;
+
+    #[test]
+    fn of_many_doubts_one_makes_the_group_be_asked_again() {
+        let (mut heard, began) = (Heard::default(), Instant::now());
+        let after = |ms| began + Duration::from_millis(ms);
+        assert_eq!(heard.begins_asking(began), Some(true));
+        // While it is asked nobody else asks.
+        assert_eq!(heard.begins_asking(after(60_000)), None);
+        heard.is_asking = false;
+        assert_eq!(heard.begins_asking(after(500)), None);
+        heard.is_doubted = true;
+        assert_eq!(heard.begins_asking(after(999)), None);
+        assert_eq!(heard.begins_asking(after(1_000)), Some(false));
+        heard.is_asking = false;
+        assert_eq!(heard.begins_asking(after(2_999)), None);
+        assert_eq!(heard.begins_asking(after(3_000)), Some(false));
+        heard.is_asking = false;
+        assert_eq!(heard.begins_asking(after(33_000)), Some(true));
+    }
+
+    #[tokio::test]
+    async fn reads_do_not_wait_for_a_group_that_is_slow() {
+        let (answer, answers) = mpsc::channel::<&str>();
+        let (answers, asked) = (Mutex::new(answers), Arc::new(AtomicUsize::new(0)));
+        let counting = Arc::clone(&asked);
+        let hints = Hints::new(Arc::new(move || {
+            counting.fetch_add(1, Ordering::SeqCst);
+            let address = answers.lock().recv().unwrap_or_default().to_owned();
+            Ok(Owners::from([(7, address)]))
+        }));
+        answer.send("http://old").expect("asked");
+        assert_eq!(hints.owners().await[&7], "http://old");
+        // The group is silent from here on.
+        let past = Instant::now().checked_sub(Duration::from_secs(5));
+        hints.heard.lock().asked = past;
+        let began = Instant::now();
+        for _ in 0..100 {
+            assert_eq!(hints.owners().await[&7], "http://old");
+            hints.doubt();
+        }
+        assert!(began.elapsed() < GROUP_WAIT, "{:?}", began.elapsed());
+        answer.send("http://new").expect("asked");
+        while hints.owners().await[&7] != "http://new" {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
 
     #[test]
     fn neither_cookies_nor_traces_of_proxies_go_along() {

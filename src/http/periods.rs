@@ -336,7 +336,7 @@ pub async fn period(
                 })
                 .collect();
             if !missing.is_empty() {
-                peers.forget().await;
+                peers.doubt();
             }
         }
     }

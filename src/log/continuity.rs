@@ -70,7 +70,7 @@ pub enum Discontinuity {
 
 /// What an output is to a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
+pub enum Arrival {
     /// The next one.
     New,
     /// One that it has, with the same content.
@@ -109,7 +109,7 @@ impl Continuity {
     }
 
     /// Holds an output to the ones before it.
-    pub fn take(&mut self, partition: u32, output: &Output) -> Result<Taken, Discontinuity> {
+    pub fn take(&mut self, partition: u32, output: &Output) -> Result<Arrival, Discontinuity> {
         let topic = output.topic.as_str();
         let sequence = output.sequence;
         let have = self.tail.sequence;
@@ -118,12 +118,14 @@ impl Continuity {
                 sequence,
                 chain: output.chain,
             };
-            return Ok(Taken::New);
+            return Ok(Arrival::New);
         }
         if sequence <= have {
             let known = self.recent.iter().find(|(_, after)| after.sequence == sequence);
             let what = match known {
-                Some((before, after)) if *after == before.next(output.topic, &output.body) => return Ok(Taken::Again),
+                Some((before, after)) if *after == before.next(output.topic, &output.body) => {
+                    return Ok(Arrival::Again);
+                }
                 Some(_) => "its content is another one",
                 None => "its content can't be compared any more",
             };
@@ -159,7 +161,7 @@ impl Continuity {
         }
         self.recent.push_back((self.tail, next));
         self.tail = next;
-        Ok(Taken::New)
+        Ok(Arrival::New)
     }
 }
 
@@ -187,20 +189,20 @@ mod tests {
         let all = outputs(&[b"a", b"b", b"c"]);
         let mut continuity = Continuity::default();
         for output in &all {
-            assert_eq!(continuity.take(0, output), Ok(Taken::New));
+            assert_eq!(continuity.take(0, output), Ok(Arrival::New));
         }
         for output in &all {
-            assert_eq!(continuity.take(0, output), Ok(Taken::Again));
+            assert_eq!(continuity.take(0, output), Ok(Arrival::Again));
         }
         let mut on = Continuity::after(Tail {
             sequence: all[1].sequence,
             chain: all[1].chain,
         });
-        assert_eq!(on.take(0, &all[2]), Ok(Taken::New));
+        assert_eq!(on.take(0, &all[2]), Ok(Arrival::New));
         assert_eq!(on.tail().sequence, 3);
         let mut late = Continuity::anywhere();
-        assert_eq!(late.take(0, &all[1]), Ok(Taken::New));
-        assert_eq!(late.take(0, &all[2]), Ok(Taken::New));
+        assert_eq!(late.take(0, &all[1]), Ok(Arrival::New));
+        assert_eq!(late.take(0, &all[2]), Ok(Arrival::New));
     }
 
     #[test]
@@ -208,7 +210,7 @@ mod tests {
         let all = outputs(&[b"a", b"b", b"c"]);
         let others = outputs(&[b"x", b"b", b"c"]);
         let mut continuity = Continuity::default();
-        assert_eq!(continuity.take(0, &all[0]), Ok(Taken::New));
+        assert_eq!(continuity.take(0, &all[0]), Ok(Arrival::New));
         assert!(matches!(
             continuity.take(0, &all[2]),
             Err(Discontinuity::Gap {
@@ -229,6 +231,6 @@ mod tests {
             continuity.take(0, &forged),
             Err(Discontinuity::Again { sequence: 1, .. })
         ));
-        assert_eq!(continuity.take(0, &all[1]), Ok(Taken::New));
+        assert_eq!(continuity.take(0, &all[1]), Ok(Arrival::New));
     }
 }

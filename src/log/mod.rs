@@ -1,6 +1,6 @@
 //! The ordered input and the outputs behind one trait: what is appended is durable, what is polled is in order.
 //!
-//! Three implementers: a scriptable one in memory for tests, and the embedded one on local disk. and [`kafka`].
+//! Three implementers: a scriptable one in [`memory`] for tests, the embedded one on [`local`] disk, and [`kafka`].
 
 pub mod appender;
 pub mod batch;
@@ -259,6 +259,17 @@ pub enum LogError {
         partition: u32,
         /// Its offset.
         offset: u64,
+    },
+    /// The topics, or the cluster, aren't those that the log was opened on.
+    #[error(
+        "the topics were deleted and made anew, or are another cluster's: opened on {opened}, found {found}. Stopped, nothing \
+         more is put out. Restore the topics; or begin a new log with them: remove the stores, and let consumers begin anew too"
+    )]
+    OtherPlace {
+        /// Cluster and topics when the log was opened.
+        opened: String,
+        /// Now.
+        found: String,
     },
     /// The partition is another instance's, as the group says.
     #[error("partition {partition} isn't this instance's any more")]

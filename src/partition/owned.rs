@@ -15,7 +15,6 @@
 //! can't be right (another record, an output that differs, history lost, a panic) halts it: it is served no more, says why, and is
 //! looked at again now and then, for a leader may just have been stale. The other partitions go on.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
 use std::path::PathBuf;

@@ -170,6 +170,9 @@ impl Sharing {
                 while !told.wait(ENDS_EVERY) {
                     watching.look_at_ends();
                     watching.folds.early.close_old();
+                    if let Err(cause @ LogError::OtherPlace { .. }) = watching.log.check_place() {
+                        watching.end(&cause);
+                    }
                 }
             })
             .map_err(failed)?;
@@ -179,7 +182,7 @@ impl Sharing {
         let beats = thread("pulse")
             .spawn(move || {
                 while !told.wait(BEAT_EVERY) {
-                    beating.beat(|| asking.member().is_none_or(confirms_all));
+                    beating.beat(|| asking.confirms_all());
                 }
             })
             .map_err(failed)?;
@@ -250,18 +253,6 @@ impl Sharing {
         }
         self.log.leave();
     }
-}
-
-/// Whether the group says of all our partitions that they are ours: by commits of the offsets it has, under our generation.
-fn confirms_all(member: &Member) -> bool {
-    let confirms = |partition: u32| member.committed(partition).and_then(|at| member.confirm(partition, at));
-    member.owned().into_iter().all(|partition| match confirms(partition) {
-        Ok(()) => true,
-        Err(cause) => {
-            tracing::debug!(partition, %cause, "not confirmed");
-            false
-        }
-    })
 }
 
 /// Appends ticks each minute, and when a partition was taken over, until told to end.

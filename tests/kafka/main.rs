@@ -3,18 +3,22 @@
 // Unlike in the crate, a test says what it expects by panicking.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod acls;
 mod broker;
 mod chaos;
 #[path = "../fold/comparing.rs"]
 mod comparing;
 mod consume;
+mod control;
 mod credentials;
 mod feed;
 mod fetching;
 mod fleet;
 mod gaps;
+mod group;
 mod outputs;
 mod placement;
+mod publisher;
 mod reads;
 mod refused;
 #[path = "../fold/scenario/mod.rs"]
@@ -24,5 +28,6 @@ mod scenarios;
 #[allow(dead_code, reason = "shared with the tests of the service")]
 mod served;
 mod shelf;
+mod silence;
 mod topics;
 mod zombies;

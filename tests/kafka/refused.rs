@@ -31,7 +31,7 @@ use serde_json::Value;
 use crate::broker::{Broker, shared};
 use crate::fleet::{Fleet, eventually};
 use crate::served::Served;
-use crate::topics::Topics;
+use crate::topics::{Topics, living_in};
 
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -50,14 +50,14 @@ const SETTINGS: [(&str, &str); 5] = [
 ];
 
 /// The cluster's administrator, who may do everything, and does it wrong.
-struct Admin {
+pub struct Admin {
     client: AdminClient<DefaultClientContext>,
     options: AdminOptions,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Admin {
-    fn of(bootstrap: &str) -> Self {
+    pub fn of(bootstrap: &str) -> Self {
         let client = rdkafka::ClientConfig::new()
             .set("bootstrap.servers", bootstrap)
             .create();
@@ -103,7 +103,7 @@ impl Admin {
     }
 
     /// Removes a partition's records below an offset, or all of them.
-    fn remove(&self, topic: &str, partition: u32, below: Offset) {
+    pub fn remove(&self, topic: &str, partition: u32, below: Offset) {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition as i32, below)
             .expect("an offset");
@@ -123,9 +123,11 @@ impl Admin {
         for (name, value) in SETTINGS {
             new = new.set(name, value);
         }
-        if topic.ends_with(".events") {
-            new = new.set("message.timestamp.type", "LogAppendTime");
-        }
+        new = if topic.ends_with(".events") {
+            new.set("message.timestamp.type", "LogAppendTime")
+        } else {
+            new.set("max.message.bytes", "16777216")
+        };
         for result in self.done(self.client.create_topics([&new], &self.options)) {
             result.expect("made");
         }
@@ -363,6 +365,7 @@ fn topics_with_other_settings_or_partitions() {
         ),
         (&events, "unclean.leader.election.enable", "true", "set it to false"),
         (&statements, "unclean.leader.election.enable", "true", "set it to false"),
+        (&statements, "max.message.bytes", "1048588", "set it to 16777216"),
     ] {
         admin.set(topic, name, value);
         eventually("the setting holds", WAIT, || {
@@ -559,6 +562,14 @@ fn partitions_that_do_not_fit_halt_and_the_others_go_on() {
     ];
     await_halt(&fleet, "a", start, 5, &words);
     await_unserved(&served, &[1, 2, 3, 4, 5]);
+    let refused = served.get(&format!("/v1/accounts/{}/usage", living_in("acme", 2, 7)));
+    assert_eq!(
+        (refused.status, refused.header("retry-after")),
+        (503, "30"),
+        "{}",
+        refused.text
+    );
+    assert_says(&refused.text, &["partition 2 is halted", "has no output left"]);
     await_rejects(&topics, &[0], 2);
     await_rejects(&topics, &[6], 4);
     let untouched = |now: &Delivered| {
@@ -672,17 +683,40 @@ fn an_input_made_anew_under_a_running_instance() {
     admin.make(&events, 1);
     rewrite(&topics, "other");
     append_garbage(&topics, &[0], "more of the other");
-    let words = [
-        "the next offset isn't in the topic",
-        "was folded from",
-        "the log was cut",
-    ];
-    eventually("it halts", LONG_WAIT, || {
-        let said = fleet.said("a");
-        (said.contains("is halted") && words.iter().any(|w| said.contains(w))).then_some(())
-    });
-    await_unserved(&served, &[0]);
+    // Its partition halts when it next reads, and the process ends when it next looks at the topics.
+    assert_ended(&fleet, "a", served);
     assert_eq!(delivered(&topics), before);
+}
+
+/// Waits until an instance ends because its topics are others.
+fn assert_ended(fleet: &Fleet, name: &str, served: Served) {
+    let (pid, (told, ended)) = (served.pid(), std::sync::mpsc::channel());
+    let waiting = std::thread::spawn(move || told.send(served.wait()));
+    let Ok(status) = ended.recv_timeout(LONG_WAIT) else {
+        let killed = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+        assert!(killed.expect("kill runs").success());
+        waiting.join().expect("waited").expect("told");
+        panic!("it goes on: {}", fleet.said(name));
+    };
+    assert_eq!(status.code(), Some(1), "{}", fleet.said(name));
+    assert_says(&fleet.said(name), &["were deleted and made anew", "Restore the topics"]);
+}
+
+#[test]
+fn an_output_topic_made_anew_under_a_running_instance() {
+    let broker = shared();
+    let admin = Admin::of(&broker.bootstrap());
+    let topics = Topics::create(&broker.bootstrap(), 2, Source::Ticks, 1);
+    let fleet = Fleet::of(&topics, &["-X", "topic.metadata.refresh.interval.ms=500"]);
+    append_garbage(&topics, &[0, 1], "first");
+    let served = fleet.start("a");
+    await_rejects(&topics, &[0, 1], 1);
+    let statements = topics.settings.output(Topic::Statements);
+    admin.delete(&statements);
+    admin.make(&statements, 2);
+    assert_ended(&fleet, "a", served);
+    let seen = delivered(&topics);
+    assert!(seen[&(statements.clone(), 0)].is_empty() && seen[&(statements, 1)].is_empty());
 }
 
 /// Writes the genesis that the topics had to an input that is made anew, and what doesn't belong there after it.
@@ -745,16 +779,27 @@ fn no_broker_and_settings_that_are_ours() {
     let ended = serve(&nobody, folder.path(), &[]);
     assert_refused(&ended, 1, &["127.0.0.1:1", "is a broker there?"]);
     assert!(ended.took < Duration::from_secs(15), "{ended:?}");
-    for setting in [
-        "isolation.level=read_uncommitted",
-        "auto.offset.reset=earliest",
-        "enable.idempotence=false",
-        "transactional.id=mine",
-        "group.id=mine",
+    for (setting, instead) in [
+        ("isolation.level=read_uncommitted", "promises"),
+        ("auto.offset.reset=earliest", "promises"),
+        ("enable.idempotence=false", "promises"),
+        ("acks=1", "promises"),
+        ("request.required.acks=1", "promises"),
+        ("transactional.id=mine", "promises"),
+        ("enable.partition.eof=false", "promises"),
+        ("fetch.queue.backoff.ms=1000", "promises"),
+        ("group.protocol=consumer", "promises"),
+        ("group.id=mine", "--topic-prefix"),
+        ("group.instance.id=mine", "--instance"),
+        ("client.id=mine", "--advertise"),
+        ("session.timeout.ms=60000", "kafka.session_timeout_ms"),
+        ("heartbeat.interval.ms=60000", "kafka.session_timeout_ms"),
+        ("max.poll.interval.ms=60000", "kafka.session_timeout_ms"),
+        ("bootstrap.servers=elsewhere:9092", "--kafka"),
     ] {
         let name = setting.split('=').next().expect("a name");
         let ended = serve(&nobody, folder.path(), &["-X", setting]);
-        assert_refused(&ended, 2, &[name, "can't be set"]);
+        assert_refused(&ended, 2, &[name, "can't be set", instead]);
     }
 }
 
@@ -831,7 +876,7 @@ fn an_append_time_a_month_ahead_closes_nothing() {
 }
 
 /// Cuts batches off a partition's only segment, as a leader that was elected uncleanly lacks them.
-fn cut(broker: &Broker, topic: &str, partition: u32, batches: usize) {
+pub fn cut(broker: &Broker, topic: &str, partition: u32, batches: usize) {
     let data = broker
         .log(1)
         .with_file_name("data")

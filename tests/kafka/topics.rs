@@ -1,6 +1,7 @@
 //! A log of a test's own on a broker: its topics, its operator, and what is written to it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ pub struct Topics {
     pub signer: Signer,
     pub log_id: String,
     pub partitions: u32,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// What one partition of the input says.
@@ -80,8 +81,13 @@ impl Topics {
             signer: OperatorKeyFile::new(key).load().expect("the key"),
             log_id: made["log_id"].as_str().expect("an id").to_owned(),
             partitions,
-            _folder: folder,
+            folder,
         }
+    }
+
+    /// The operator's private key.
+    pub fn key(&self) -> PathBuf {
+        self.folder.path().join("operator")
     }
 
     /// The arguments by which `reckon serve` finds it.

@@ -17,7 +17,7 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::settings::{ASK_TIMEOUT, KafkaSettings};
-use super::{broker, kafka};
+use super::{broker, kafka, note};
 use crate::log::LogError;
 
 /// How long one wait of the member's poll thread is.
@@ -29,7 +29,7 @@ pub trait Ownership: Send + Sync {
     fn assigned(&self, partitions: &[u32]);
     /// These aren't any more: when it returns nothing more is emitted for them.
     fn revoked(&self, partitions: &[u32]);
-    /// The group won't take this process any more, whatever it does. Called once.
+    /// The group won't take this process any more, or what it gives can't be followed: whatever is done, nothing comes of it.
     fn expelled(&self, cause: LogError);
 }
 
@@ -42,7 +42,7 @@ struct Context {
 
 impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
+        note(&error, reason);
     }
 }
 
@@ -59,24 +59,29 @@ impl ConsumerContext for Context {
         let partitions = numbers(list, &self.topic);
         self.rebalances.fetch_add(1, Ordering::Relaxed);
         metrics::counter!("reckon_rebalances_total").increment(1);
-        let result = if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+        if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             tracing::info!(?partitions, "the group gives partitions");
-            let result = consumer.incremental_assign(list).and_then(|()| consumer.pause(list));
+            if let Err(cause) = consumer.incremental_assign(list) {
+                // The group takes them for ours: better that they go to a process that can fold them.
+                self.ownership.expelled(kafka("following what the group gives", &cause));
+                return;
+            }
+            if let Err(cause) = consumer.pause(list) {
+                tracing::warn!(%cause, "the member fetches what nobody takes from it");
+            }
             self.owned.lock().extend(&partitions);
             if !partitions.is_empty() {
                 self.ownership.assigned(&partitions);
             }
-            result
         } else {
             tracing::info!(?partitions, "the group takes partitions");
             self.owned.lock().retain(|p| !partitions.contains(p));
             if !partitions.is_empty() {
                 self.ownership.revoked(&partitions);
             }
-            consumer.incremental_unassign(list)
-        };
-        if let Err(cause) = result {
-            tracing::error!(%cause, "the group's assignment can't be followed");
+            if let Err(cause) = consumer.incremental_unassign(list) {
+                tracing::error!(%cause, "what the group takes can't be given back");
+            }
         }
     }
 }

@@ -10,13 +10,17 @@
 //! What differs from the embedded log: offsets have gaps (transaction markers, aborted records); others write too, so control
 //! records are signed and events may be misplaced; a partition may be taken away, so outputs are fenced.
 
+pub mod acls;
 pub mod emitter;
 mod fetch;
 pub(crate) mod ffi;
+mod genesis;
 pub mod group;
 pub mod history;
 pub mod outputs;
 pub mod owners;
+mod pages;
+mod place;
 pub mod publish;
 mod reader;
 pub mod settings;
@@ -34,21 +38,28 @@ use super::{Batch, Identity, Log, LogError, NewRecord, Place, Receipt, Retention
 use crate::machine::output::{Output, Tail, Topic};
 use crate::model::Ms;
 use crate::wire::record::Kind;
-use emitter::{Emitter, read_output};
+use emitter::Emitter;
 use fetch::Fetcher;
 pub(crate) use fetch::Quiet;
 use group::{Member, Ownership};
+use pages::Pages;
 use publish::Publisher;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use reader::{Next, Readers, Seen};
+use reader::{Readers, Seen, Want};
 use settings::ASK_TIMEOUT;
 pub use settings::KafkaSettings;
+
+/// How often it is looked whether the topics are still the same ones.
+const PLACE_EVERY: Duration = Duration::from_secs(10);
+
+/// How long that may take: whoever looks has other things to look at.
+const PLACE_WAIT: Duration = Duration::from_secs(2);
 
 /// How old a partition's end may be that is shown as lag.
 const END_FRESH: Duration = Duration::from_secs(1);
 
-/// Records read at once where it isn't the fold that reads.
-const PAGE_WAIT: Duration = Duration::from_secs(20);
+/// How long the brokers may be silent where it isn't the fold that reads.
+const READ_SILENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn kafka(doing: &str, cause: &KafkaError) -> LogError {
     let fenced = matches!(
@@ -67,6 +78,11 @@ pub(crate) fn kafka(doing: &str, cause: &KafkaError) -> LogError {
     }
 }
 
+/// What a client tells beside answers: it goes on by itself.
+pub(crate) fn note(error: &KafkaError, reason: &str) {
+    tracing::debug!(%error, reason, "librdkafka");
+}
+
 pub(crate) fn broker(doing: &str, cause: impl std::fmt::Display) -> LogError {
     LogError::Kafka {
         doing: doing.to_owned(),
@@ -74,12 +90,6 @@ pub(crate) fn broker(doing: &str, cause: impl std::fmt::Display) -> LogError {
         fenced: false,
     }
 }
-
-/// So many outputs further on is read from where the last page ended, without looking for the place.
-const NEAR_OUTPUTS: u64 = 4_096;
-
-/// Where the last page of outputs that was read ended: sequence and offset, by topic and partition.
-type Pages = BTreeMap<(Topic, u32), (u64, u64)>;
 
 /// The log.
 pub struct KafkaLog {
@@ -99,7 +109,8 @@ pub struct KafkaLog {
     /// The last group offset known, by partition.
     group_offsets: Vec<Mutex<Option<u64>>>,
     ends: Mutex<BTreeMap<u32, (Instant, u64)>>,
-    pages: Mutex<Pages>,
+    pages: Pages,
+    place_checked: Mutex<Instant>,
 }
 
 impl KafkaLog {
@@ -108,7 +119,7 @@ impl KafkaLog {
         let found = topics::open(settings)?;
         let readers = Readers::new(settings.clone());
         let count = found.partition_count;
-        let identity = genesis(&readers, settings, count)?;
+        let identity = genesis::read(&readers, settings, count)?;
         Ok(Self {
             settings: settings.clone(),
             place: found.place,
@@ -125,7 +136,8 @@ impl KafkaLog {
             taken_at: (0..count).map(|_| AtomicU64::new(0)).collect(),
             group_offsets: (0..count).map(|_| Mutex::new(None)).collect(),
             ends: Mutex::new(BTreeMap::new()),
-            pages: Mutex::new(Pages::new()),
+            pages: Pages::default(),
+            place_checked: Mutex::new(Instant::now()),
             identity,
         })
     }
@@ -180,125 +192,69 @@ impl KafkaLog {
         Ok(self.emitters[partition as usize].lock())
     }
 
-    /// The chain of the delivered output with that sequence.
+    /// That the topics and the cluster are those that this log was opened on. Asks at most every ten seconds.
+    pub fn check_place(&self) -> Result<(), LogError> {
+        let mut checked = self.place_checked.lock();
+        if checked.elapsed() < PLACE_EVERY {
+            return Ok(());
+        }
+        *checked = Instant::now();
+        drop(checked);
+        self.check_place_within(PLACE_WAIT)
+    }
+
+    fn check_place_within(&self, timeout: Duration) -> Result<(), LogError> {
+        let found = place::place(self.uncommitted.client(), &self.settings, timeout)?;
+        if found == self.place {
+            return Ok(());
+        }
+        Err(LogError::OtherPlace {
+            opened: self.place.clone(),
+            found,
+        })
+    }
+
+    /// Whether the group says of all our partitions that they are ours: by commits of the offsets it has, under our generation.
+    pub fn confirms_all(&self) -> bool {
+        let Some(member) = self.member.get() else { return true };
+        member
+            .owned()
+            .into_iter()
+            .all(|partition| match self.confirm(member, partition) {
+                Ok(()) => true,
+                Err(cause) => {
+                    tracing::debug!(partition, %cause, "not confirmed");
+                    false
+                }
+            })
+    }
+
+    /// Asks the group whether the partition is ours, by a commit. What is acknowledged meanwhile waits, so the group's offset
+    /// doesn't go back.
+    fn confirm(&self, member: &Member, partition: u32) -> Result<(), LogError> {
+        self.check(partition)?;
+        let mut known = self.group_offsets[partition as usize].lock();
+        // Another owner may have gone on meanwhile.
+        let offset = member.committed(partition)?.max(known.unwrap_or(0));
+        member.confirm(partition, offset)?;
+        *known = Some(offset);
+        drop(known);
+        Ok(())
+    }
+
+    /// The chain of the delivered output with that sequence, which is below the tail; `None` if retention has removed it.
     fn delivered_chain(&self, partition: u32, topic: Topic, sequence: u64) -> Result<Option<u128>, LogError> {
         let outputs = self.read_outputs(partition, topic, sequence - 1, 1)?;
-        Ok(outputs.first().filter(|o| o.sequence == sequence).map(|o| o.chain))
-    }
-
-    /// The offset of the first output after a sequence, or one before it: found by halving, for sequences grow with offsets.
-    fn offset_after(&self, partition: u32, topic: Topic, after: u64) -> Result<u64, LogError> {
-        let name = self.settings.output(topic);
-        // Every output takes an offset, and markers some more: so the one wanted doesn't stand before that.
-        if let Some(&(sequence, offset)) = self.pages.lock().get(&(topic, partition))
-            && let Some(further) = after.checked_sub(sequence)
-            && further <= NEAR_OUTPUTS
-        {
-            return Ok(offset + further);
-        }
-        let (start, end) = self.readers.ends(&name, partition)?;
-        let (mut low, mut high) = (start, end);
-        if after == 0 {
-            return Ok(start);
-        }
-        while high.saturating_sub(low) > 512 {
-            let middle = low + (high - low) / 2;
-            let mut found = None;
-            self.readers
-                .read(&[(&name, partition, middle)], PAGE_WAIT, |_, _, seen| {
-                    if let Seen::Record(message) = seen {
-                        found = read_output(topic, message).map(|o| o.sequence);
-                    }
-                    Next::Enough
-                })?;
-            match found {
-                Some(sequence) if sequence <= after => low = middle,
-                _ => high = middle,
-            }
-        }
-        Ok(low)
-    }
-}
-
-/// What the log is, from the first record of each partition. Where retention has removed that one, a store may still go on that
-/// has folded it: each partition says so for itself. One genesis must be left.
-fn genesis(readers: &Readers, settings: &KafkaSettings, count: u32) -> Result<Identity, LogError> {
-    let events = settings.events();
-    let mut from: Vec<(&str, u32, u64)> = Vec::new();
-    let mut removed = Vec::new();
-    for partition in 0..count {
-        match readers.ends(&events, partition)?.0 {
-            0 => from.push((&events, partition, 0)),
-            start => removed.push((partition, start)),
-        }
-    }
-    let mut found: BTreeMap<u32, Option<crate::wire::pb::Genesis>> = BTreeMap::new();
-    let mut signature = String::new();
-    let mut bad = None;
-    readers.read(&from, PAGE_WAIT, |_, partition, seen| {
-        if let Seen::Record(message) = seen
-            && message.offset() == 0
-            && fetch::read_headers(message, &mut signature).0 == Kind::Genesis
-        {
-            let genesis = super::memory::genesis_of(message.payload());
-            if let Some(genesis) = &genesis
-                && (genesis.partition != partition || genesis.partition_count != count)
-            {
-                bad = Some((partition, genesis.partition_count));
-            }
-            found.insert(partition, genesis);
-        }
-        Next::Enough
-    })?;
-    if let Some((partition, found)) = bad {
-        return Err(LogError::PartitionCount {
-            topic: events,
-            partition,
-            found: count,
-            wanted: found,
-        });
-    }
-    for (_, partition, _) in from {
-        if found.get(&partition).is_none_or(Option::is_none) {
-            return Err(LogError::NoGenesisRecord {
-                topic: events,
+        match outputs.first() {
+            Some(output) => Ok((output.sequence == sequence).then_some(output.chain)),
+            // The tail at least must be there.
+            None => Err(LogError::Interrupted {
                 partition,
-            });
+                doing: "comparing with what was delivered",
+                cause: format!("{} ends before sequence {sequence}", topic.as_str()),
+            }),
         }
     }
-    for (partition, start) in removed {
-        tracing::warn!(
-            partition,
-            start,
-            "records were removed from the log, its genesis among them: a store of this partition that is lost can't be rebuilt"
-        );
-    }
-    let mut found = found
-        .into_iter()
-        .filter_map(|(partition, genesis)| Some((partition, genesis?)));
-    let first = found.next().map(|(_, genesis)| genesis);
-    // One log: the same id, clock and keys everywhere.
-    let differs = |other: &crate::wire::pb::Genesis| {
-        let same = |one: &crate::wire::pb::Genesis| {
-            one.log_id == other.log_id && one.clock_source == other.clock_source && one.keys == other.keys
-        };
-        !first.as_ref().is_some_and(same)
-    };
-    if let Some((partition, _)) = found.find(|(_, other)| differs(other)) {
-        return Err(LogError::Topics {
-            what: format!(
-                "{events}: the genesis of partition {partition} names another log, clock source or keys than the first one does; \
-                 make a new log under another --topic-prefix"
-            ),
-        });
-    }
-    first
-        .as_ref()
-        .map(super::local::identity_from)
-        .ok_or(LogError::NoGenesisRecord {
-            topic: events,
-            partition: 0,
-        })
 }
 
 impl Log for KafkaLog {
@@ -357,14 +313,13 @@ impl Log for KafkaLog {
         let events = self.settings.events();
         let mut signature = String::new();
         self.readers
-            .read(&[(&events, partition, from)], PAGE_WAIT, |_, _, seen| match seen {
+            .read(&[(&events, partition, from)], READ_SILENCE, |_, _, seen| match seen {
                 Seen::Record(message) if batch.bytes_len() < max_bytes || batch.is_empty() => {
                     fetch::put(message, batch, &mut signature);
-                    Next::More
+                    Want::More
                 }
-                _ => Next::Enough,
-            })?;
-        Ok(())
+                _ => Want::Enough,
+            })
     }
 
     fn record_at(&self, partition: u32, offset: u64) -> Result<Option<u64>, LogError> {
@@ -372,13 +327,13 @@ impl Log for KafkaLog {
         let events = self.settings.events();
         let mut found = None;
         self.readers
-            .read(&[(&events, partition, offset)], PAGE_WAIT, |_, _, seen| {
+            .read(&[(&events, partition, offset)], READ_SILENCE, |_, _, seen| {
                 if let Seen::Record(message) = seen
                     && message.offset() == offset
                 {
                     found = Some(super::fingerprint(message.payload()));
                 }
-                Next::Enough
+                Want::Enough
             })?;
         Ok(found)
     }
@@ -413,8 +368,9 @@ impl Log for KafkaLog {
             return Err(LogError::NotOwned { partition });
         };
         let began = Instant::now();
-        let position = self.forwarded_below(partition)?;
-        member.confirm(partition, position)?;
+        // What was delivered to topics that are gone says nothing of those that have their names now.
+        self.check_place_within(ASK_TIMEOUT)?;
+        self.confirm(member, partition)?;
         tracing::debug!(
             partition,
             ask_ms = began.elapsed().as_millis() as u64,
@@ -455,6 +411,7 @@ impl Log for KafkaLog {
             // Hashes are chained: if the last one is the delivered one, so are all before it.
             let last = of_topic().map(|o| o.sequence).filter(|s| *s <= tail.sequence).max();
             let delivered = match last {
+                Some(last) if last == tail.sequence => Some(tail.chain),
                 Some(last) => self.delivered_chain(partition, topic, last)?,
                 None => None,
             };
@@ -483,24 +440,7 @@ impl Log for KafkaLog {
     fn read_outputs(&self, partition: u32, topic: Topic, after: u64, max: usize) -> Result<Vec<Output>, LogError> {
         self.check(partition)?;
         let name = self.settings.output(topic);
-        let from = self.offset_after(partition, topic, after)?;
-        let mut outputs: Vec<Output> = Vec::new();
-        let mut next = None;
-        self.readers
-            .read(&[(&name, partition, from)], PAGE_WAIT, |_, _, seen| match seen {
-                Seen::Record(message) => {
-                    if let Some(output) = read_output(topic, message).filter(|o| o.sequence > after) {
-                        next = Some((output.sequence, message.offset() + 1));
-                        outputs.push(output);
-                    }
-                    if outputs.len() < max { Next::More } else { Next::Enough }
-                }
-                Seen::End(_) => Next::Enough,
-            })?;
-        if let Some(next) = next {
-            self.pages.lock().insert((topic, partition), next);
-        }
-        Ok(outputs)
+        self.pages.read(&self.readers, &name, topic, partition, after, max)
     }
 
     fn prune(&self, _: u32, _: u64, _: Retention) -> Result<(), LogError> {

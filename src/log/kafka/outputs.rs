@@ -12,15 +12,15 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::emitter::read_output;
 use super::fetch::Quiet;
-use super::ffi::{self, Queue};
+use super::ffi::Queue;
 use super::settings::{ASK_TIMEOUT, KafkaSettings};
-use super::{broker, kafka};
+use super::{broker, kafka, place, topics};
 use crate::log::LogError;
 use crate::machine::output::{Output, Topic};
 
-/// What comes next of a partition.
+/// What comes of a partition.
 #[derive(Debug)]
-pub enum Next {
+pub enum Item {
     /// An output.
     Output(Output),
     /// There is nothing more now.
@@ -58,16 +58,13 @@ impl OutputStream {
         let partition_count = match found.map(|t| (t.error(), t.partitions().len())) {
             Some((None, count)) if count > 0 => count as u32,
             Some((Some(code), _)) if RDKafkaErrorCode::from(code) != RDKafkaErrorCode::UnknownTopicOrPartition => {
-                return Err(broker(&doing, RDKafkaErrorCode::from(code)));
+                return Err(topics::not_told(&name, code.into()));
             }
             _ => return Err(no_topic(&name)),
         };
-        let cluster = client.consumer().client().fetch_cluster_id(ASK_TIMEOUT);
-        let ids =
-            ffi::topic_ids(client.consumer().client(), &[&name], ASK_TIMEOUT).map_err(|cause| broker(&doing, cause))?;
-        let id = ids.into_iter().next().flatten().ok_or_else(|| no_topic(&name))?;
+        let ids = place::ids(client.consumer().client(), &[&name], ASK_TIMEOUT)?;
         Ok(Self {
-            place: format!("cluster {}, topic {name} {id}", cluster.unwrap_or_default()),
+            place: format!("cluster {}, topic {name} {}", ids.cluster, ids.topics.join(" ")),
             client,
             topic,
             name,
@@ -112,7 +109,7 @@ impl OutputStream {
     }
 
     /// Waits at most `wait` for something, then hands over what is there: partition, the offset after it, and what it is.
-    pub fn take(&mut self, wait: Duration, mut take: impl FnMut(u32, u64, Next)) -> Result<(), LogError> {
+    pub fn take(&mut self, wait: Duration, mut take: impl FnMut(u32, u64, Item)) -> Result<(), LogError> {
         let mut failed = None;
         let (topic, name) = (self.topic, &self.name);
         self.client.take(wait, |message| {
@@ -128,7 +125,7 @@ impl OutputStream {
                     let end = super::emitter::sequence_field(output.sequence);
                     message.payload().ends_with(&end)
                 }) {
-                    Some(output) => take(partition, message.offset() + 1, Next::Output(output)),
+                    Some(output) => take(partition, message.offset() + 1, Item::Output(output)),
                     None => {
                         failed = Some(LogError::ForeignOutput {
                             topic: name.clone(),
@@ -137,7 +134,7 @@ impl OutputStream {
                         });
                     }
                 },
-                Some(RDKafkaErrorCode::PartitionEOF) => take(partition, message.offset(), Next::End),
+                Some(RDKafkaErrorCode::PartitionEOF) => take(partition, message.offset(), Item::End),
                 Some(
                     code @ (RDKafkaErrorCode::AutoOffsetReset
                     | RDKafkaErrorCode::OffsetOutOfRange

@@ -5,18 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::fetch::Quiet;
 use super::kafka;
 use super::settings::{ASK_TIMEOUT, CLIENT_ID, KafkaSettings};
 use crate::log::LogError;
-
-/// How old a description may be.
-const FRESH: Duration = Duration::from_secs(2);
 
 /// Addresses by partition; a partition without an entry has no owner now.
 pub type Owners = BTreeMap<u32, String>;
@@ -25,7 +19,6 @@ pub type Owners = BTreeMap<u32, String>;
 pub struct Directory {
     client: BaseConsumer<Quiet>,
     settings: KafkaSettings,
-    known: Mutex<Option<(Instant, Owners)>>,
 }
 
 impl Directory {
@@ -38,29 +31,11 @@ impl Directory {
         Ok(Self {
             client,
             settings: settings.clone(),
-            known: Mutex::new(None),
         })
     }
 
-    /// Who owns what, at most two seconds old.
+    /// Who owns what, as the group says now.
     pub fn owners(&self) -> Result<Owners, LogError> {
-        let mut known = self.known.lock();
-        if let Some((asked, owners)) = known.as_ref()
-            && asked.elapsed() < FRESH
-        {
-            return Ok(owners.clone());
-        }
-        let owners = self.ask()?;
-        *known = Some((Instant::now(), owners.clone()));
-        Ok(owners)
-    }
-
-    /// The next question goes to the group.
-    pub fn forget(&self) {
-        *self.known.lock() = None;
-    }
-
-    fn ask(&self) -> Result<Owners, LogError> {
         let list = self
             .client
             .fetch_group_list(Some(self.settings.group()), ASK_TIMEOUT)

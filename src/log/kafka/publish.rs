@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders, Timestamp};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, ThreadedProducer};
 
 use super::settings::KafkaSettings;
-use super::{broker, kafka};
+use super::{broker, kafka, note};
 use crate::log::{LogError, NewRecord, Place, Receipt};
 use crate::model::Ms;
 use crate::wire::record::{Kind, account_of};
@@ -64,7 +64,7 @@ struct Context;
 
 impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
+        note(&error, reason);
     }
 }
 
@@ -121,18 +121,24 @@ fn headers(record: &NewRecord) -> Option<OwnedHeaders> {
 
 /// Appends events, ticks and forwards.
 pub struct Publisher {
-    producer: ThreadedProducer<Context>,
+    settings: KafkaSettings,
+    producer: RwLock<Arc<ThreadedProducer<Context>>>,
     topic: String,
+}
+
+fn producer(settings: &KafkaSettings) -> Result<Arc<ThreadedProducer<Context>>, LogError> {
+    let producer = settings.producer().create_with_context(Context);
+    Ok(Arc::new(
+        producer.map_err(|e| kafka("making the producer of events", &e))?,
+    ))
 }
 
 impl Publisher {
     /// Makes the producer; it connects when it first has something.
     pub fn new(settings: &KafkaSettings) -> Result<Self, LogError> {
         Ok(Self {
-            producer: settings
-                .producer()
-                .create_with_context(Context)
-                .map_err(|e| kafka("making the producer of events", &e))?,
+            settings: settings.clone(),
+            producer: RwLock::new(producer(settings)?),
             topic: settings.events(),
         })
     }
@@ -140,6 +146,44 @@ impl Publisher {
     /// Appends records to partitions, each in its order there, and returns once the brokers have all of them. After an error
     /// some may be there: appending them again is harmless.
     pub fn append(&self, records: &[(u32, &NewRecord)]) -> Result<Vec<Receipt>, LogError> {
+        let producer = Arc::clone(&self.producer.read());
+        let result = self.append_by(&producer, records);
+        if result.is_err() {
+            self.replace_if_fatal(&producer);
+        }
+        result
+    }
+
+    /// An idempotent producer whose sequence the brokers don't go on with appends nothing more, ever: another takes its place.
+    fn replace_if_fatal(&self, failed: &Arc<ThreadedProducer<Context>>) {
+        let Some((code, cause)) = failed.client().fatal_error() else {
+            return;
+        };
+        let mut current = self.producer.write();
+        // Others that waited for it have done so already.
+        if !Arc::ptr_eq(&current, failed) {
+            return;
+        }
+        match producer(&self.settings) {
+            Ok(new) => {
+                *current = new;
+                drop(current);
+                metrics::counter!("reckon_publisher_replaced_total").increment(1);
+                tracing::warn!(
+                    ?code,
+                    cause,
+                    "the producer of events has failed for good; another one goes on"
+                );
+            }
+            Err(cause) => tracing::error!(%cause, "the producer of events has failed for good"),
+        }
+    }
+
+    fn append_by(
+        &self,
+        producer: &ThreadedProducer<Context>,
+        records: &[(u32, &NewRecord)],
+    ) -> Result<Vec<Receipt>, LogError> {
         let pending = Pending::of(records.len());
         for (at, (partition, record)) in records.iter().enumerate() {
             let key = match record.kind {
@@ -158,11 +202,11 @@ impl Publisher {
             pending.state.lock().waiting += 1;
             let mut next = Some(message);
             while let Some(message) = next.take() {
-                match self.producer.send(message) {
+                match producer.send(message) {
                     Ok(()) => {}
                     // Room comes with the next report.
                     Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), message)) => {
-                        self.producer.poll(Duration::from_millis(5));
+                        producer.poll(Duration::from_millis(5));
                         next = Some(message);
                     }
                     Err((cause, _)) => return Err(kafka("appending to the log", &cause)),
@@ -184,30 +228,18 @@ impl Publisher {
     }
 }
 
-struct ControlContext;
-
-impl ClientContext for ControlContext {}
-
-impl ProducerContext for ControlContext {
-    type DeliveryOpaque = Box<(Arc<Pending>, usize)>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, opaque: Self::DeliveryOpaque) {
-        Context.delivery(result, opaque);
-    }
-}
-
 /// Whoever writes control records, one at a time over the whole cluster: so their order is the same in every partition.
 pub struct ControlWriter {
-    producer: BaseProducer<ControlContext>,
+    producer: BaseProducer<Context>,
     topic: String,
 }
 
 impl ControlWriter {
     /// Fences whoever wrote before; what that one had begun is taken back.
     pub fn take_over(settings: &KafkaSettings) -> Result<Self, LogError> {
-        let producer: BaseProducer<ControlContext> = settings
+        let producer: BaseProducer<Context> = settings
             .transactional(&settings.control_transactions())
-            .create_with_context(ControlContext)
+            .create_with_context(Context)
             .map_err(|e| kafka("making the producer of control records", &e))?;
         producer
             .init_transactions(CONTROL_WAIT)
@@ -220,15 +252,24 @@ impl ControlWriter {
 
     /// Appends records to their places, all or none of them.
     pub fn append(&self, records: &[(Place, NewRecord)], partition_count: u32) -> Result<Vec<Receipt>, LogError> {
-        let doing = "writing control records";
         let mut placed = Vec::new();
         for (place, record) in records {
             for partition in place.partitions(partition_count)? {
                 placed.push((partition, record));
             }
         }
+        let failed = |e: &KafkaError| kafka("writing control records", e);
+        self.producer.begin_transaction().map_err(|e| failed(&e))?;
+        let result = self.transaction(&placed).map_err(|e| failed(&e));
+        if result.is_err() {
+            // Nothing of it counts. As long as it is open nobody reads on behind it; the next writer takes it back, should this fail.
+            let _ = self.producer.abort_transaction(CONTROL_WAIT);
+        }
+        result
+    }
+
+    fn transaction(&self, placed: &[(u32, &NewRecord)]) -> Result<Vec<Receipt>, KafkaError> {
         let pending = Pending::of(placed.len());
-        self.producer.begin_transaction().map_err(|e| kafka(doing, &e))?;
         for (at, (partition, record)) in placed.iter().enumerate() {
             let mut message: BaseRecord<'_, (), [u8], _> =
                 BaseRecord::with_opaque_to(&self.topic, Box::new((Arc::clone(&pending), at)))
@@ -237,17 +278,13 @@ impl ControlWriter {
             if let Some(headers) = headers(record) {
                 message = message.headers(headers);
             }
-            self.producer.send(message).map_err(|(e, _)| kafka(doing, &e))?;
+            self.producer.send(message).map_err(|(e, _)| e)?;
         }
-        self.producer.flush(CONTROL_WAIT).map_err(|e| kafka(doing, &e))?;
+        self.producer.flush(CONTROL_WAIT)?;
         if let Some(cause) = pending.state.lock().failed.take() {
-            // Nothing of it counts: the next writer takes it back too, should this fail.
-            let _ = self.producer.abort_transaction(CONTROL_WAIT);
-            return Err(kafka(doing, &cause));
+            return Err(cause);
         }
-        self.producer
-            .commit_transaction(CONTROL_WAIT)
-            .map_err(|e| kafka(doing, &e))?;
+        self.producer.commit_transaction(CONTROL_WAIT)?;
         Ok(pending.state.lock().receipts.iter().copied().flatten().collect())
     }
 }

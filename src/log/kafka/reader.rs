@@ -24,9 +24,12 @@ const WAIT: Duration = Duration::from_millis(100);
 /// letting go of one, takes longer than what it reads.
 const KEPT_MAX: usize = 16;
 
-/// What a reading wants next.
+/// Bytes that a client which reads whole partitions fetches of one at a time: many more records come of a round trip.
+const LONG_FETCH_BYTES: usize = 1 << 20;
+
+/// What a reading wants further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum Want {
     /// More.
     More,
     /// Nothing more of this partition.
@@ -44,6 +47,7 @@ pub(super) enum Seen<'a> {
 /// The clients.
 pub struct Readers {
     settings: KafkaSettings,
+    fetch_bytes: Option<usize>,
     idle: Mutex<Vec<Queue<Quiet>>>,
 }
 
@@ -52,7 +56,16 @@ impl Readers {
     pub const fn new(settings: KafkaSettings) -> Self {
         Self {
             settings,
+            fetch_bytes: None,
             idle: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// None yet; for whole partitions rather than a record or a few.
+    pub fn of_much(settings: KafkaSettings) -> Self {
+        Self {
+            fetch_bytes: Some(LONG_FETCH_BYTES),
+            ..Self::new(settings)
         }
     }
 
@@ -66,6 +79,9 @@ impl Readers {
         config
             .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "20");
+        if let Some(bytes) = self.fetch_bytes {
+            config.set("fetch.message.max.bytes", bytes.to_string());
+        }
         let consumer: BaseConsumer<Quiet> = config
             .create_with_context(Quiet)
             .map_err(|e| kafka("making a client that reads", &e))?;
@@ -90,14 +106,15 @@ impl Readers {
         Ok((ends.0.max(0) as u64, ends.1.max(0) as u64))
     }
 
-    /// Reads from the given offsets on, by (topic, partition), until `take` has enough of each or `time` is over. Returns
-    /// whether it had.
+    /// Reads from the given offsets on, by (topic, partition), until `take` has enough of each. That the brokers say nothing for
+    /// `silence` is an error, and so a partition of which nothing came is never one that has nothing: only its end, or a record
+    /// further on, says so.
     pub(super) fn read(
         &self,
         from: &[(&str, u32, u64)],
-        time: Duration,
-        mut take: impl FnMut(&str, u32, Seen<'_>) -> Next,
-    ) -> Result<bool, LogError> {
+        silence: Duration,
+        mut take: impl FnMut(&str, u32, Seen<'_>) -> Want,
+    ) -> Result<(), LogError> {
         let mut client = self.client()?;
         let mut list = TopicPartitionList::new();
         let mut wanted: BTreeMap<(String, u32), bool> = BTreeMap::new();
@@ -110,47 +127,75 @@ impl Readers {
             .consumer()
             .assign(&list)
             .map_err(|e| kafka("assigning a partition to read", &e))?;
-        let until = Instant::now() + time;
-        let mut failed = None;
-        while wanted.values().any(|w| *w) && failed.is_none() && Instant::now() < until {
+        let mut heard = Instant::now();
+        let (mut failed, mut trouble) = (None, None);
+        while wanted.values().any(|w| *w) && failed.is_none() {
             client.take(WAIT, |message| {
                 let partition = u32::try_from(message.partition()).unwrap_or(u32::MAX);
                 let topic = message.topic();
-                let Some(wants) = wanted.get_mut(&(topic.to_owned(), partition)) else {
+                let wants = wanted.get_mut(&(topic.to_owned(), partition));
+                let seen = match message.error() {
+                    None => Seen::Record(message),
+                    Some(RDKafkaErrorCode::PartitionEOF) => Seen::End(message.offset()),
+                    Some(code) => {
+                        if wants.is_some() {
+                            failed = failed.take().or_else(|| failure(topic, partition, code, message));
+                        }
+                        trouble = Some(message.error_text());
+                        return;
+                    }
+                };
+                let Some(wants) = wants.filter(|wants| **wants) else {
                     return;
                 };
-                if !*wants {
-                    return;
-                }
-                let next = match message.error() {
-                    None => take(topic, partition, Seen::Record(message)),
-                    Some(RDKafkaErrorCode::PartitionEOF) => take(topic, partition, Seen::End(message.offset())),
-                    Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                        failed = Some(LogError::OffsetGone {
-                            partition,
-                            cause: format!("{topic}: {}", message.error_text()),
-                        });
-                        Next::Enough
-                    }
-                    Some(
-                        code @ (RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::TopicAuthorizationFailed),
-                    ) => {
-                        failed = Some(broker(&format!("reading {topic} {partition}"), code));
-                        Next::Enough
-                    }
-                    Some(_) => Next::More,
-                };
-                *wants = next == Next::More;
+                heard = Instant::now();
+                *wants = take(topic, partition, seen) == Want::More;
             });
+            if heard.elapsed() >= silence && failed.is_none() && wanted.values().any(|w| *w) {
+                failed = Some(silent(&wanted, silence, trouble.take()));
+            }
         }
         client
             .consumer()
             .assign(&TopicPartitionList::new())
             .map_err(|e| kafka("letting go of a partition", &e))?;
         self.give_back(client);
-        match failed {
-            Some(cause) => Err(cause),
-            None => Ok(!wanted.values().any(|w| *w)),
-        }
+        failed.map_or(Ok(()), Err)
     }
+}
+
+/// What an error in place of a record means for whoever reads; `None`: the client goes on by itself, and is waited for.
+fn failure(topic: &str, partition: u32, code: RDKafkaErrorCode, message: &Taken) -> Option<LogError> {
+    match code {
+        RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::LogTruncation => {
+            Some(LogError::OffsetGone {
+                partition,
+                cause: format!("{topic}: {}", message.error_text()),
+            })
+        }
+        RDKafkaErrorCode::BadMessage | RDKafkaErrorCode::InvalidMessage => Some(LogError::Corrupt {
+            partition,
+            offset: message.offset(),
+            what: format!("{topic}: {}", message.error_text()),
+        }),
+        RDKafkaErrorCode::UnknownTopicOrPartition
+        | RDKafkaErrorCode::UnknownTopic
+        | RDKafkaErrorCode::UnknownPartition
+        | RDKafkaErrorCode::TopicAuthorizationFailed => Some(broker(&format!("reading {topic} {partition}"), code)),
+        _ => None,
+    }
+}
+
+/// Brokers that have said nothing for too long.
+fn silent(wanted: &BTreeMap<(String, u32), bool>, silence: Duration, trouble: Option<String>) -> LogError {
+    let open: Vec<String> = wanted
+        .iter()
+        .filter(|(_, wants)| **wants)
+        .map(|((topic, partition), _)| format!("{topic} {partition}"))
+        .collect();
+    let trouble = trouble.map_or(String::new(), |text| format!(" ({text})"));
+    broker(
+        &format!("reading {}", open.join(", ")),
+        format!("no answer for {} s{trouble}", silence.as_secs()),
+    )
 }

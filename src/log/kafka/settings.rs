@@ -14,17 +14,38 @@ pub const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest output record: a statement of an account with tens of thousands of rows.
 pub const OUTPUT_BYTES_MAX: usize = 16 << 20;
 
-/// Settings that Reckon's promises hang on: they can't be passed through.
-const FIXED: [&str; 9] = [
-    "auto.offset.reset",
-    "check.crcs",
-    "enable.auto.commit",
-    "enable.auto.offset.store",
-    "enable.idempotence",
-    "group.id",
-    "isolation.level",
-    "partition.assignment.strategy",
-    "transactional.id",
+/// Settings that Reckon's promises hang on, by all their names: they can't be passed through. Beside each what does it instead,
+/// if something does.
+const FIXED: [(&str, &str); 29] = [
+    ("acks", ""),
+    ("allow.auto.create.topics", ""),
+    ("auto.commit.enable", ""),
+    ("auto.offset.reset", ""),
+    ("bootstrap.servers", "kafka.bootstrap (--kafka)"),
+    ("check.crcs", ""),
+    ("client.id", "kafka.advertise (--advertise)"),
+    ("enable.auto.commit", ""),
+    ("enable.auto.offset.store", ""),
+    ("enable.gapless.guarantee", ""),
+    ("enable.idempotence", ""),
+    ("enable.partition.eof", ""),
+    ("fetch.queue.backoff.ms", ""),
+    ("group.id", "kafka.topic_prefix (--topic-prefix)"),
+    ("group.instance.id", "kafka.instance (--instance)"),
+    ("group.protocol", ""),
+    ("group.protocol.type", ""),
+    ("group.remote.assignor", ""),
+    ("heartbeat.interval.ms", "kafka.session_timeout_ms"),
+    ("isolation.level", ""),
+    ("max.in.flight", ""),
+    ("max.in.flight.requests.per.connection", ""),
+    ("max.poll.interval.ms", "kafka.session_timeout_ms"),
+    ("metadata.broker.list", "kafka.bootstrap (--kafka)"),
+    ("partition.assignment.strategy", ""),
+    ("request.required.acks", ""),
+    ("session.timeout.ms", "kafka.session_timeout_ms"),
+    ("test.mock.num.brokers", ""),
+    ("transactional.id", ""),
 ];
 
 /// How a Kafka cluster is used.
@@ -61,9 +82,13 @@ impl Default for KafkaSettings {
 pub const CLIENT_ID: &str = "reckon;";
 
 impl KafkaSettings {
-    /// A setting that may not be passed through, if there is one.
-    pub fn forbidden(&self) -> Option<&str> {
-        self.passed.keys().map(String::as_str).find(|name| FIXED.contains(name))
+    /// What is wrong with a setting that may not be passed through, if there is one.
+    pub fn forbidden(&self) -> Option<String> {
+        let (name, instead) = FIXED.iter().find(|(name, _)| self.passed.contains_key(*name))?;
+        Some(match *instead {
+            "" => format!("{name} can't be set: Reckon's promises hang on it"),
+            instead => format!("{name} can't be set, Reckon sets it itself: use {instead}"),
+        })
     }
 
     /// The input topic.

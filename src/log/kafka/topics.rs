@@ -8,9 +8,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::fetch::Quiet;
+use super::place::place;
 use super::publish::ControlWriter;
 use super::settings::{ASK_TIMEOUT, KafkaSettings, OUTPUT_BYTES_MAX};
-use super::{broker, ffi, kafka};
+use super::{broker, kafka};
 use crate::log::{Identity, LogError, NewRecord, Place};
 use crate::machine::output::Topic;
 
@@ -92,17 +93,29 @@ impl Admin {
 
     /// Partitions of a topic, and the smallest number of replicas; `None`: there is no such topic.
     fn partitions(&self, topic: &str) -> Result<Option<(u32, usize)>, LogError> {
-        let metadata = self.consumer.fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(|e| {
-            kafka(
-                &format!("asking {} for the topics; is a broker there?", self.bootstrap),
-                &e,
-            )
-        })?;
-        let found = metadata.topics().iter().find(|t| t.name() == topic);
-        Ok(found.filter(|t| t.error().is_none()).map(|t| {
-            let replicas = t.partitions().iter().map(|p| p.replicas().len()).min();
-            (t.partitions().len() as u32, replicas.unwrap_or(0))
-        }))
+        let until = Instant::now() + ASK_TIMEOUT;
+        loop {
+            let metadata = self.consumer.fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(|e| {
+                kafka(
+                    &format!("asking {} for the topics; is a broker there?", self.bootstrap),
+                    &e,
+                )
+            })?;
+            let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else {
+                return Ok(None);
+            };
+            match found.error().map(RDKafkaErrorCode::from) {
+                None => {
+                    let replicas = found.partitions().iter().map(|p| p.replicas().len()).min();
+                    return Ok(Some((found.partitions().len() as u32, replicas.unwrap_or(0))));
+                }
+                Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Ok(None),
+                Some(RDKafkaErrorCode::LeaderNotAvailable) if Instant::now() < until => {
+                    std::thread::sleep(MADE_WAIT);
+                }
+                Some(code) => return Err(not_told(topic, code)),
+            }
+        }
     }
 
     /// Where a partition ends. One that was made just now may not have come to every broker yet.
@@ -128,9 +141,25 @@ impl Admin {
             .block_on(self.client.describe_configs(&wanted, &options))
             .map_err(|e| kafka("asking for the topics' settings", &e))?
             .into_iter()
-            .map(|r| r.map_err(|code| broker("asking for the topics' settings (DESCRIBE_CONFIGS allowed?)", code)))
+            .map(|r| {
+                r.map_err(|code| {
+                    let doing =
+                        "asking for the topics' settings (DescribeConfigs allowed? `reckon topics acls` says to whom)";
+                    broker(doing, code)
+                })
+            })
             .collect()
     }
+}
+
+/// Why a topic can't be seen; one that may not be is none that isn't there.
+pub(super) fn not_told(topic: &str, code: RDKafkaErrorCode) -> LogError {
+    let doing = if code == RDKafkaErrorCode::TopicAuthorizationFailed {
+        format!("asking what {topic} is (Describe allowed? `reckon topics acls` says to whom)")
+    } else {
+        format!("asking what {topic} is")
+    };
+    broker(&doing, code)
 }
 
 fn is_unknown(cause: &KafkaError) -> bool {
@@ -143,7 +172,8 @@ fn is_unknown(cause: &KafkaError) -> bool {
     )
 }
 
-fn names(settings: &KafkaSettings) -> Vec<String> {
+/// All five, the input first.
+pub(super) fn names(settings: &KafkaSettings) -> Vec<String> {
     let mut names = vec![settings.events()];
     names.extend(Topic::ALL.map(|t| settings.output(t)));
     names
@@ -222,16 +252,7 @@ pub fn check(settings: &KafkaSettings) -> Result<(Option<Found>, Vec<Finding>), 
     if there.len() < names.len() {
         return Ok((None, findings));
     }
-    let cluster = admin
-        .consumer
-        .client()
-        .fetch_cluster_id(ASK_TIMEOUT)
-        .unwrap_or_default();
-    let borrowed: Vec<&str> = names.iter().map(String::as_str).collect();
-    let ids = ffi::topic_ids(admin.consumer.client(), &borrowed, ASK_TIMEOUT)
-        .map_err(|cause| broker("asking for the topics' ids", cause))?;
-    let ids: Vec<String> = ids.into_iter().map(Option::unwrap_or_default).collect();
-    let place = format!("cluster {cluster}, topics {} {}", settings.prefix, ids.join(" "));
+    let place = place(admin.consumer.client(), settings, ASK_TIMEOUT)?;
     let found = Found {
         partition_count: input,
         place,
@@ -292,6 +313,20 @@ fn judge(is_input: bool, name: &str, value: &str) -> Option<(Severity, &'static 
             "2, with 3 replicas: else what one broker alone has acknowledged may be lost with it".to_owned(),
         ),
         "min.insync.replicas" => good("min.insync.replicas"),
+        "max.message.bytes" if is_input => return None,
+        "max.message.bytes" => {
+            if value.parse().is_ok_and(|bytes: usize| bytes >= OUTPUT_BYTES_MAX) {
+                return Some(good("max.message.bytes"));
+            }
+            (
+                Refused,
+                "max.message.bytes",
+                format!(
+                    "set it to {OUTPUT_BYTES_MAX}: a large statement is larger than that, and a partition stops at an output \
+                     that the topic doesn't take"
+                ),
+            )
+        }
         _ => return None,
     })
 }
@@ -405,36 +440,19 @@ pub fn create(
     Ok(Created { topics, genesis })
 }
 
-/// What each role must be allowed, to be set with Kafka's own tool.
-pub fn acls(settings: &KafkaSettings) -> Vec<String> {
-    let (prefix, events) = (&settings.prefix, settings.events());
-    let mut lines = vec![
-        format!("--add --allow-principal User:GATEWAY --producer --topic {events}"),
-        format!(
-            "--add --allow-principal User:RECKON --operation Read --operation Write --operation Describe --operation DescribeConfigs --topic {prefix}. --resource-pattern-type prefixed"
-        ),
-        format!(
-            "--add --allow-principal User:RECKON --operation Read --operation Describe --group {}",
-            settings.group()
-        ),
-        format!(
-            "--add --allow-principal User:RECKON --operation Write --operation Describe --transactional-id {prefix}- --resource-pattern-type prefixed"
-        ),
-        "--add --allow-principal User:RECKON --operation IdempotentWrite --cluster".to_owned(),
-        format!(
-            "--add --allow-principal User:OPERATOR --operation Write --operation Read --operation Describe --topic {events}"
-        ),
-        format!(
-            "--add --allow-principal User:OPERATOR --operation Write --operation Describe --transactional-id {}",
-            settings.control_transactions()
-        ),
-    ];
-    for topic in [Topic::Statements, Topic::Alerts, Topic::Rejects] {
-        lines.push(format!(
-            "--add --allow-principal User:INVOICING --operation Read --operation Describe --topic {}",
-            settings.output(topic)
-        ));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_topic_that_takes_no_largest_output_is_refused() {
+        let judged = |is_input, value: &str| judge(is_input, "max.message.bytes", value).map(|j| j.0);
+        assert_eq!(judged(false, "1048588"), Some(Severity::Refused));
+        assert_eq!(
+            judged(false, &(OUTPUT_BYTES_MAX - 1).to_string()),
+            Some(Severity::Refused)
+        );
+        assert_eq!(judged(false, &OUTPUT_BYTES_MAX.to_string()), Some(Severity::Good));
+        assert_eq!(judged(true, "1048588"), None);
     }
-    lines.push("--add --allow-principal User:INVOICING --operation Read --group invoicing".to_owned());
-    lines
 }
