@@ -290,6 +290,9 @@ pub struct AdjustmentRow {
     pub reasons: BTreeMap<String, i64>,
     /// What the period owes more or less than all stated and noticed before.
     pub amount: String,
+    /// Set instead of an amount.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub error: String,
     /// A full hour of the log's clock.
     pub noticed_at: String,
     /// The first calls that caused it.
@@ -309,6 +312,7 @@ impl AdjustmentRow {
             usage: sums(notice.usage),
             reasons: notice.outcomes.into_iter().map(|c| (c.name, c.change)).collect(),
             amount: notice.amount,
+            error: notice.error,
             noticed_at: instant(notice.noticed_at),
             calls: notice.calls,
             sequence,
