@@ -628,7 +628,7 @@ impl Log for LocalLog {
             return Ok(());
         }
         // While a backup is made nothing goes; it goes after the next flush.
-        let Ok(_keep) = self.keep.try_read() else {
+        let Some(_keep) = self.keep.try_read() else {
             return Ok(());
         };
         let now = (self.clock)();

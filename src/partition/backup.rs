@@ -307,7 +307,7 @@ impl Running {
     /// Backs up while everything goes on: every record that was acknowledged before is in it. `to` is an absolute path to an
     /// empty or absent folder, below `root` if one is given.
     pub fn backup(&self, to: &Path, root: Option<&Path>) -> Result<Manifest, BackupError> {
-        let _alone = self.backing_up.try_lock().map_err(|_| BackupError::Busy)?;
+        let _alone = self.backing_up.try_lock().ok_or(BackupError::Busy)?;
         let log = self.local_log().ok_or(BackupError::SharedLog)?;
         check_place(to, &self.data, root)?;
         let stores = self.partitions.iter().map(|live| live.read(|p| Arc::clone(&p.rocks)));

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
@@ -346,7 +346,9 @@ impl Poll {
             }
         }
         drop(baskets);
-        told.iter().for_each(|filled| filled.notify_all());
+        for filled in told {
+            filled.notify_all();
+        }
         full
     }
 
