@@ -120,6 +120,8 @@
 //! * Attempt 0 is not one of the 64 attempts that a call remembers.
 //! * `started_at` is no evidence: first and last time are those of `occurred_at`.
 //! * A correction counts as a change of the evidence for `settle_grace`.
+//! * A verdict has a period and a day, which carries the price, not an instant: another one of the same day is no change by which
+//!   a call is remembered longer, and makes no revision.
 //! * A period that is first needed while a hold holds its month is open, however late; a month held for everyone also holds
 //!   its control record. A month whose control record is out counts as closed for an account new to it.
 //! * A change whose notice is due at the instant of the next close is in that close's lines: the amount is what is known then.
