@@ -143,7 +143,8 @@ impl Export {
         }
         if self.what == What::Control && self.account.is_some() {
             return Err(CliError::Usage(
-                "--account has no meaning for control: a month's control record is a partition's; --period has".to_owned(),
+                "--account has no meaning for control: a month's control record is a partition's; --period has"
+                    .to_owned(),
             ));
         }
         if self.format == Format::Csv && !matches!(self.what, What::Usage | What::Outcomes) {

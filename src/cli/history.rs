@@ -149,14 +149,7 @@ impl History {
                                 latest = Some(time);
                                 take(number, read, Entry::Tick(time))?;
                             } else {
-                                take(
-                                    number,
-                                    read,
-                                    Entry::Leap {
-                                        from: latest,
-                                        to: time,
-                                    },
-                                )?;
+                                take(number, read, Entry::Leap { from: latest, to: time })?;
                             }
                         }
                     }
@@ -192,7 +185,8 @@ mod tests {
     #[test]
     fn a_leap_counts_if_those_that_come_after_go_along() {
         let days = |days: &[i64]| -> Vec<Option<Ms>> { days.iter().map(|d| Some(d * DAY)).collect() };
-        let along = |latest: Option<i64>, day: i64, after: &[i64]| goes_along(latest.map(|d| d * DAY), day * DAY, &days(after));
+        let along =
+            |latest: Option<i64>, day: i64, after: &[i64]| goes_along(latest.map(|d| d * DAY), day * DAY, &days(after));
         assert!(along(Some(0), 35, &[0, 0]));
         assert!(!along(Some(0), 36, &[0, 0]));
         assert!(along(Some(0), 36, &[36, 37, 0]), "one straggler");

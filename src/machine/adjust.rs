@@ -150,8 +150,7 @@ impl Machine {
         let owed = self.owed(account, month);
         let owed_amount = owed.amount();
         let more = owed_amount.and_then(|now| now.checked_sub(adjustment.noticed));
-        let unnoticed =
-            more.is_some_and(|m| !m.is_zero()) || (!owed.is_nothing() && adjustment.unstated.is_empty());
+        let unnoticed = more.is_some_and(|m| !m.is_zero()) || (!owed.is_nothing() && adjustment.unstated.is_empty());
         if !usage.is_empty() || !counts.is_empty() || named || unnoticed {
             if let (Some(now), Some(_)) = (owed_amount, more) {
                 adjustment.noticed = now;

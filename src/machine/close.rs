@@ -442,7 +442,9 @@ impl Machine {
                 .iter()
                 .map(|(currency, &amount)| pb::CurrencyAmount {
                     currency: currency.to_string(),
-                    amount: Some(amount).filter(|a| *a != OVERFLOWED).map_or_else(String::new, decimal_string),
+                    amount: Some(amount)
+                        .filter(|a| *a != OVERFLOWED)
+                        .map_or_else(String::new, decimal_string),
                     error: if amount == OVERFLOWED { OVERFLOW } else { "" }.to_owned(),
                 })
                 .collect(),

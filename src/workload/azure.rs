@@ -265,7 +265,11 @@ mod tests {
     #[test]
     fn the_first_row_is_a_header_only_if_it_says_so() {
         let row = "2023-11-16 18:17:03.9799600,374,44\n";
-        for head in ["", "TIMESTAMP,ContextTokens,GeneratedTokens\n", "\u{feff}timestamp,contexttokens,generatedtokens\r\n"] {
+        for head in [
+            "",
+            "TIMESTAMP,ContextTokens,GeneratedTokens\n",
+            "\u{feff}timestamp,contexttokens,generatedtokens\r\n",
+        ] {
             let sums = sums_of(&format!("{head}{row}")).expect("a trace");
             assert_eq!((sums.requests, sums.context_tokens), (1, 374), "{head:?}");
         }

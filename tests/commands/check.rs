@@ -42,8 +42,20 @@ fn what_is_well_has_no_findings() {
     let (code, rows) = checked(&[
         &event("acme", "a", "started", AT, r#","kind":"stream""#),
         // Measured by the upstream at the end of a long stream.
-        &event("acme", "a", "usage_reported", "2026-09-10T12:10:00Z", r#","observer":"upstream","usage":[{"meter":"output_tokens","value":"5"}]"#),
-        &event("acme", "a", "ended", "2026-09-10T12:10:01Z", r#","end":{"cause":"completed"}"#),
+        &event(
+            "acme",
+            "a",
+            "usage_reported",
+            "2026-09-10T12:10:00Z",
+            r#","observer":"upstream","usage":[{"meter":"output_tokens","value":"5"}]"#,
+        ),
+        &event(
+            "acme",
+            "a",
+            "ended",
+            "2026-09-10T12:10:01Z",
+            r#","end":{"cause":"completed"}"#,
+        ),
     ]);
     assert_eq!(findings(&rows), [], "{rows:?}");
     assert_eq!((code, rows.len()), (0, 1));
@@ -65,8 +77,14 @@ fn an_unreadable_control_record_has_its_field() {
         r#"{"tick":"soon"}"#,
     ]);
     let found = findings(&rows);
-    assert!(found.contains(&("unreadable".to_owned(), "policy.grace".to_owned())), "{found:?}");
-    assert!(found.contains(&("unreadable".to_owned(), "tick".to_owned())), "{found:?}");
+    assert!(
+        found.contains(&("unreadable".to_owned(), "policy.grace".to_owned())),
+        "{found:?}"
+    );
+    assert!(
+        found.contains(&("unreadable".to_owned(), "tick".to_owned())),
+        "{found:?}"
+    );
 }
 
 /// The verdicts of an import of the same file.
@@ -88,7 +106,8 @@ fn verdicts(rows: &[Value]) -> Vec<(String, String)> {
 #[test]
 fn a_check_says_what_an_import_comes_to() {
     let gone = r#","end":{"cause":"client_gone","progress":"forwarded"}"#;
-    let policy = |id: &str, more: &str| format!(r#"{{"control":{{"id":"{id}"{more},"policy":{{"bill_unproven":true}}}}}}"#);
+    let policy =
+        |id: &str, more: &str| format!(r#"{{"control":{{"id":"{id}"{more},"policy":{{"bill_unproven":true}}}}}}"#);
     for lines in [
         // A rejected record for everyone takes no version from the next, nor does one that is repeated.
         vec![
@@ -121,7 +140,7 @@ fn a_check_says_what_an_import_comes_to() {
         ],
     ] {
         let folder = tempfile::tempdir().expect("a folder");
-        let bytes: Vec<&[u8]> = lines.iter().map(|l| l.as_bytes()).collect();
+        let bytes: Vec<&[u8]> = lines.iter().map(String::as_bytes).collect();
         let file = file_of(folder.path(), &bytes);
         let checked = verdicts(&reckon(&["check", &file, "--json"]).rows());
         assert_eq!(checked, imported(&file), "{lines:?}");
@@ -150,7 +169,10 @@ fn a_policy_after_a_rejected_record_holds() {
         &event("acme", "after", "ended", AT, gone),
     ]);
     let outcome = |call: &str| rows.iter().find(|r| r["call"] == call).expect("a call")["outcome"].clone();
-    assert_eq!((outcome("before"), outcome("after")), ("failed".into(), "disconnected".into()));
+    assert_eq!(
+        (outcome("before"), outcome("after")),
+        ("failed".into(), "disconnected".into())
+    );
 }
 
 #[test]
@@ -161,7 +183,13 @@ fn a_leap_is_told_with_line_and_cure() {
         &event("acme", "b", "ended", AT, DONE),
     ]);
     let leap = rows.iter().find(|r| r["finding"] == "leap").expect("a finding");
-    assert_eq!((code, &leap["line"], &leap["field"]), (1, &2.into(), &"occurred_at".into()));
+    assert_eq!(
+        (code, &leap["line"], &leap["field"]),
+        (1, &2.into(), &"occurred_at".into())
+    );
     let rejected = rows.iter().find(|r| r["finding"] == "rejected").expect("a finding");
-    assert!(rejected["detail"].as_str().expect("text").starts_with("ahead"), "{rejected}");
+    assert!(
+        rejected["detail"].as_str().expect("text").starts_with("ahead"),
+        "{rejected}"
+    );
 }

@@ -35,7 +35,11 @@ fn filters_leave_rows_out_and_change_none() {
     };
     for what in ["calls", "usage", "outcomes", "statements", "adjustments"] {
         let all = rows(&[what]);
-        let of_acme: Vec<String> = all.iter().filter(|r| r.contains("\"account\":\"acme\"")).cloned().collect();
+        let of_acme: Vec<String> = all
+            .iter()
+            .filter(|r| r.contains("\"account\":\"acme\""))
+            .cloned()
+            .collect();
         assert!(!of_acme.is_empty());
         assert_eq!(rows(&[what, "--account", "acme"]), of_acme, "{what}");
         assert!(rows(&[what, "--account", "nobody"]).is_empty());
@@ -53,7 +57,10 @@ fn filters_leave_rows_out_and_change_none() {
         let reason = |row: &String| serde_json::from_str::<serde_json::Value>(row).expect("JSON")["reason"].to_string();
         found.iter().map(reason).collect()
     };
-    assert_eq!(rejected("acme"), ["\"unknown_enum\"", "\"too_late\"", "\"call_forgotten\""]);
+    assert_eq!(
+        rejected("acme"),
+        ["\"unknown_enum\"", "\"too_late\"", "\"call_forgotten\""]
+    );
     assert_eq!(rejected("globex"), ["\"undecodable\""]);
     assert!(rejected("nobody").is_empty());
 }

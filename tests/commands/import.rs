@@ -28,9 +28,14 @@ fn bytes_that_are_no_text_are_kept_as_they_are_and_rejected() {
     let records: Vec<Vec<u8>> = rejects
         .iter()
         .map(|r| {
-            assert_eq!((&r["reason"], &r["record_encoding"]), (&"undecodable".into(), &"base64".into()));
+            assert_eq!(
+                (&r["reason"], &r["record_encoding"]),
+                (&"undecodable".into(), &"base64".into())
+            );
             let record = r["record"].as_str().expect("text");
-            base64::engine::general_purpose::STANDARD.decode(record).expect("base64")
+            base64::engine::general_purpose::STANDARD
+                .decode(record)
+                .expect("base64")
         })
         .collect();
     assert_eq!(records, lines[..2]);
@@ -46,7 +51,7 @@ fn the_account_of_a_broken_event_decides_where_it_is_rejected() {
     let lines: Vec<String> = (0..20)
         .map(|n| event(&format!("account-{n}"), "c", "ended", AT, r#","attempt":"many""#))
         .collect();
-    let lines: Vec<&[u8]> = lines.iter().map(|l| l.as_bytes()).collect();
+    let lines: Vec<&[u8]> = lines.iter().map(String::as_bytes).collect();
     let file = file_of(folder.path(), &lines);
     let data = folder.path().join("data");
     let data = data.to_str().expect("a path");
@@ -58,7 +63,10 @@ fn the_account_of_a_broken_event_decides_where_it_is_rejected() {
         let record: serde_json::Value = serde_json::from_str(record).expect("JSON");
         let account = record["account_id"].as_str().expect("an account");
         let own = reckon::log::placement::partition_of(account, 3);
-        assert_eq!((&reject["partition"], &reject["reason"]), (&own.into(), &"undecodable".into()));
+        assert_eq!(
+            (&reject["partition"], &reject["reason"]),
+            (&own.into(), &"undecodable".into())
+        );
     }
 }
 

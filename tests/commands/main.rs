@@ -14,8 +14,11 @@ use serde_json::Value;
 
 /// What a command came to.
 pub struct Ran {
+    /// 0, 1 or 2.
     pub code: i32,
+    /// Standard output.
     pub out: String,
+    /// Standard error.
     pub err: String,
 }
 

@@ -20,7 +20,15 @@ impl Store {
     fn folded() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Self { folder };
-        good(&["import", "events", &history(), "--data", store.data(), "--partitions", "1"]);
+        good(&[
+            "import",
+            "events",
+            &history(),
+            "--data",
+            store.data(),
+            "--partitions",
+            "1",
+        ]);
         store
     }
 
@@ -51,9 +59,9 @@ impl Store {
         let row: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
         assert_eq!((ran.code, &row["identical"]), (1, &false.into()), "{row}");
         let first = &row["first"];
-        let told = format!("{}, {}", first["table"].as_str().unwrap(), first["place"].as_str().unwrap());
-        assert!(ran.err.contains(first["place"].as_str().unwrap()), "{}", ran.err);
-        told
+        let text = |name: &str| first[name].as_str().expect("text");
+        assert!(ran.err.contains(text("place")), "{}", ran.err);
+        format!("{}, {}", text("table"), text("place"))
     }
 }
 
@@ -79,7 +87,7 @@ fn a_damaged_row_is_found_and_named() {
         row.cards += 1;
         row.to_bytes()
     });
-    assert_eq!(closed.named(), "closed periods, account acme, 2026-09");
+    assert_eq!(closed.named(), "closed periods, account globex, 2026-09");
 
     let usage = Store::folded();
     usage.change(table::BUCKET, |bytes| {

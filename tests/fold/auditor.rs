@@ -68,7 +68,10 @@ fn every_row_of_the_verdict_table_occurs_in_the_demo() {
         let (machine, _) = folded(&entries(&made.steps, 0, 1), Source::Ticks);
         let verdicts = machine.calls.iter().filter_map(|(slot, _)| machine.verdict_of(slot));
         let rows: std::collections::BTreeSet<u8> = verdicts.map(|v| v.ruling.row).collect();
-        assert!(rows.iter().copied().eq(1..=19), "seed {seed}, {calls} calls: rows {rows:?}");
+        assert!(
+            rows.iter().copied().eq(1..=19),
+            "seed {seed}, {calls} calls: rows {rows:?}"
+        );
         assert!(machine.counters.rejects.is_empty(), "{:?}", machine.counters.rejects);
     }
 }

@@ -130,7 +130,10 @@ fn said(machine: &Machine, bucket: &Bucket) -> Said {
 }
 
 /// Every account's days, and the hours of its open periods, from what memory holds and what `stored` has beneath it.
-fn totals(machine: &Machine, stored: BTreeMap<BucketKey, Bucket>) -> BTreeMap<(String, &'static str, Month, i32), Said> {
+fn totals(
+    machine: &Machine,
+    stored: BTreeMap<BucketKey, Bucket>,
+) -> BTreeMap<(String, &'static str, Month, i32), Said> {
     let mut buckets = stored;
     for (key, bucket) in &machine.cold.buckets {
         if bucket.partial {

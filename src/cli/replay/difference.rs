@@ -259,7 +259,9 @@ fn same_account(first: &Partition, again: &Partition, number: u32) -> Result<Opt
     if let Some(found) = same(p, "accounts", place, &was.map(row), &is.map(row)) {
         return Ok(Some(found));
     }
-    let (Some(was), Some(is)) = (was, is) else { return Ok(None) };
+    let (Some(was), Some(is)) = (was, is) else {
+        return Ok(None);
+    };
     let of_bucket = |&(_, span, month, place): &BucketKey| {
         let at = match span {
             Span::Day => format!("day {}", Day(place)),

@@ -405,9 +405,9 @@ impl Bill {
                 bill.heading = "Statement total";
                 bill.note = "The statement is closed; later changes are lines of a later statement.".to_owned();
                 bill.closed(currency, statement.as_deref());
-                let lines = owed.iter().map(|l| {
-                    Raw::of(l.key.product.clone(), &l.key, l.quantity, l.amount, l.amount)
-                });
+                let lines = owed
+                    .iter()
+                    .map(|l| Raw::of(l.key.product.clone(), &l.key, l.quantity, l.amount, l.amount));
                 bill.owed = charges(currency, lines.collect());
                 let sum = owed.iter().try_fold(Decimal::ZERO, |sum, l| sum.checked_add(l.amount?));
                 bill.owed_total = figures::money(currency, sum);

@@ -259,7 +259,11 @@ fn frozen(statements: &[Body], period: &str, class: &str, mut of: BTreeMap<&str,
     let statement = statement(statements, account(&mut of), period).ok_or("there is no statement")?;
     let values = of.remove("values");
     let mut found: BTreeMap<String, Quantity> = BTreeMap::new();
-    for row in statement.usage.iter().filter(|r| r.class == class && rolled_up(r, values)) {
+    for row in statement
+        .usage
+        .iter()
+        .filter(|r| r.class == class && rolled_up(r, values))
+    {
         found.entry(row.meter.clone()).or_default().0 += amount(&row.quantity)?.0;
     }
     same("frozen usage", &found, &meters(of)?)
@@ -307,7 +311,11 @@ fn noticed(statements: &[Body], period: &str, mut of: BTreeMap<&str, &str>) -> R
     }
     let values = of.remove("values");
     let mut found: BTreeMap<String, Quantity> = BTreeMap::new();
-    for row in notice.usage.iter().filter(|r| r.class != "unbilled" && rolled_up(r, values)) {
+    for row in notice
+        .usage
+        .iter()
+        .filter(|r| r.class != "unbilled" && rolled_up(r, values))
+    {
         found.entry(row.meter.clone()).or_default().0 += amount(&row.quantity)?.0;
     }
     found.retain(|_, q| q.0 != 0);
