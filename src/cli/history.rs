@@ -2,11 +2,11 @@
 //!
 //! *Time.* Ticks are the file's own. A file without a valid one gets them from `occurred_at`: time is the latest one read so
 //! far, of events that the decoder takes. One wild producer must not carry the clock off, after which all else were too late:
-//! a leap of more than the amendment window (35 days) counts only if most of the next hundred events go along with it. Else
-//! the clock stays, and the fold rejects the event, `ahead`. So the last event of a file can't leap, but where time begins.
+//! a leap of more than the amendment window (35 days) counts only if most of the next hundred events go along with it; the last
+//! event of a file may leap by a year. Else the clock stays, and the fold rejects the event, `ahead`.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use super::CliError;
@@ -15,6 +15,9 @@ use crate::model::policy::Policy;
 use crate::wire::pb;
 use crate::wire::record::{self, Kind};
 use crate::wire::record_file::{self, BadLine, Line};
+
+/// How far time may leap where no event comes after to bear witness.
+const LAST_LEAP_MS: Ms = 366 * 86_400_000;
 
 /// Events after a leap that are asked whether it is one.
 const WITNESSES: usize = 100;
@@ -49,6 +52,8 @@ pub(super) enum Entry {
 /// A file of records that has been read once.
 pub(super) struct History {
     path: PathBuf,
+    /// All of it, if it comes through a pipe and can't be read twice.
+    piped: Option<Vec<u8>>,
     /// Bytes of the file.
     pub size: u64,
     has_ticks: bool,
@@ -60,30 +65,6 @@ pub(super) struct History {
 fn time_of(bytes: &[u8], scratch: &mut Vec<u8>) -> Option<Ms> {
     let event = record::decode_event(bytes, scratch).ok()?;
     event.too_large.is_none().then_some(event.occurred_at)
-}
-
-/// Lines that aren't blank: number, bytes read up to here, and what stands there, without its end.
-fn read_lines(path: &Path, mut take: impl FnMut(usize, u64, &[u8]) -> Result<(), CliError>) -> Result<(), CliError> {
-    let failed = |cause| CliError::File {
-        path: path.to_owned(),
-        cause,
-    };
-    let mut reader = BufReader::with_capacity(1 << 20, File::open(path).map_err(failed)?);
-    let mut line = Vec::new();
-    let (mut number, mut read) = (0, 0u64);
-    loop {
-        line.clear();
-        let bytes = reader.read_until(b'\n', &mut line).map_err(failed)?;
-        if bytes == 0 {
-            return Ok(());
-        }
-        (number, read) = (number + 1, read + bytes as u64);
-        let text = line.strip_suffix(b"\n").unwrap_or(&line);
-        let text = text.strip_suffix(b"\r").unwrap_or(text);
-        if !text.trim_ascii().is_empty() {
-            take(number, read, text)?;
-        }
-    }
 }
 
 fn parse(line: &[u8]) -> Result<Line, Entry> {
@@ -108,25 +89,65 @@ fn parse(line: &[u8]) -> Result<Line, Entry> {
 impl History {
     /// Reads a file for the first time.
     pub fn open(path: &Path) -> Result<Self, CliError> {
+        let failed = |cause| CliError::File {
+            path: path.to_owned(),
+            cause,
+        };
+        let mut file = File::open(path).map_err(failed)?;
+        let mut piped = None;
+        if !file.metadata().map_err(failed)?.is_file() {
+            file.read_to_end(piped.insert(Vec::new())).map_err(failed)?;
+        }
         let mut history = Self {
             path: path.to_owned(),
+            piped,
             size: 0,
             has_ticks: false,
             times: Vec::new(),
         };
+        let (mut size, mut has_ticks, mut times) = (0, false, Vec::new());
         let mut scratch = Vec::new();
-        read_lines(path, |_, read, line| {
-            history.size = read;
+        history.lines(|_, read, line| {
+            size = read;
             match parse(line) {
-                Ok(Line::Tick(_)) => history.has_ticks = true,
-                Ok(Line::Event(text)) if !history.has_ticks => {
-                    history.times.push(time_of(text.as_bytes(), &mut scratch));
-                }
+                Ok(Line::Tick(_)) => has_ticks = true,
+                Ok(Line::Event(text)) if !has_ticks => times.push(time_of(text.as_bytes(), &mut scratch)),
                 _ => {}
             }
             Ok(())
         })?;
+        (history.size, history.has_ticks, history.times) = (size, has_ticks, times);
         Ok(history)
+    }
+
+    /// Lines that aren't blank: number, bytes read up to here, and what stands there, without its end.
+    fn lines(&self, mut take: impl FnMut(usize, u64, &[u8]) -> Result<(), CliError>) -> Result<(), CliError> {
+        let failed = |cause| CliError::File {
+            path: self.path.clone(),
+            cause,
+        };
+        let mut reader: Box<dyn BufRead + '_> = match &self.piped {
+            Some(bytes) => Box::new(bytes.as_slice()),
+            None => Box::new(BufReader::with_capacity(
+                1 << 20,
+                File::open(&self.path).map_err(failed)?,
+            )),
+        };
+        let mut line = Vec::new();
+        let (mut number, mut read) = (0, 0u64);
+        loop {
+            line.clear();
+            let bytes = reader.read_until(b'\n', &mut line).map_err(failed)?;
+            if bytes == 0 {
+                return Ok(());
+            }
+            (number, read) = (number + 1, read + bytes as u64);
+            let text = line.strip_suffix(b"\n").unwrap_or(&line);
+            let text = text.strip_suffix(b"\r").unwrap_or(text);
+            if !text.trim_ascii().is_empty() {
+                take(number, read, text)?;
+            }
+        }
     }
 
     /// Reads it again, in order: line, bytes read so far, and what it comes to. `now` is the clock of the log that it goes to.
@@ -137,7 +158,7 @@ impl History {
     ) -> Result<(), CliError> {
         let mut latest = now;
         let mut times = if self.has_ticks { &[][..] } else { &self.times };
-        read_lines(&self.path, |number, read, line| {
+        self.lines(|number, read, line| {
             let entry = match parse(line) {
                 Ok(Line::Tick(at)) => Entry::Tick(at),
                 Ok(Line::Control(control)) => Entry::Control(control),
@@ -171,7 +192,7 @@ fn goes_along(latest: Option<Ms>, time: Ms, after: &[Option<Ms>]) -> bool {
     let witnesses = || after.iter().flatten().take(WITNESSES);
     let along = witnesses().filter(|&&t| t >= time.saturating_sub(window)).count();
     match witnesses().count() {
-        0 => latest.is_none(),
+        0 => latest.is_none_or(|l| time.saturating_sub(l) <= LAST_LEAP_MS),
         all => 2 * along > all,
     }
 }
@@ -191,7 +212,8 @@ mod tests {
         assert!(!along(Some(0), 36, &[0, 0]));
         assert!(along(Some(0), 36, &[36, 37, 0]), "one straggler");
         assert!(!along(Some(0), 36, &[36, 0]), "two wild ones");
-        assert!(!along(Some(0), 36, &[]));
+        assert!(along(Some(0), 366, &[]));
+        assert!(!along(Some(0), 367, &[]));
         assert!(along(None, 36, &[]));
         assert!(along(None, 36, &[36]));
         assert!(!along(None, 36, &[0, 1]));

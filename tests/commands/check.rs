@@ -1,5 +1,8 @@
 //! `reckon check`: what it says is what an import comes to, and it finds what is wrong and nothing else.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+
 use serde_json::Value;
 
 use crate::{event, file_of, good, history, reckon, same_as_golden};
@@ -192,4 +195,24 @@ fn a_leap_is_told_with_line_and_cure() {
         rejected["detail"].as_str().expect("text").starts_with("ahead"),
         "{rejected}"
     );
+}
+
+#[test]
+fn what_comes_through_a_pipe_is_checked_too() {
+    let line = event("acme", "a", "ended", AT, DONE);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_reckon"))
+        .args(["check", "/dev/stdin", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("reckon runs");
+    child
+        .stdin
+        .take()
+        .expect("a pipe")
+        .write_all(line.as_bytes())
+        .expect("written");
+    let output = child.wait_with_output().expect("ends");
+    let row: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((output.status.code(), &row["reason"]), (Some(0), &"completed".into()));
 }
