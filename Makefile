@@ -28,7 +28,7 @@ test: test-local test-kafka ## the whole test suite, with a real Apache Kafka th
 
 test-local: ## the tests that need nothing but this machine
 	@scripts/setup --for-tests
-	@$(CARGO) test --release --locked --lib --bins --benches --test fold --test http --test browser --test tidy --test traces --test delivery
+	@$(CARGO) test --release --locked --lib --bins --benches --test fold --test commands --test http --test browser --test tidy --test traces --test delivery
 
 test-kafka: ## the tests on a real Apache Kafka, which is fetched with Maven and started here
 	@scripts/setup --for-tests

@@ -123,6 +123,8 @@
 //! * Attempt 0 is not one of the 64 attempts that a call remembers.
 //! * `started_at` is no evidence: first and last time are those of `occurred_at`.
 //! * A correction counts as a change of the evidence for `settle_grace`.
+//! * A verdict has a period and a day, which carries the price, not an instant: another one of the same day is no change by which
+//!   a call is remembered longer, and makes no revision.
 //! * A period that is first needed while a hold holds its month is open, however late; a month held for everyone also holds
 //!   its control record. A month whose control record is out counts as closed for an account new to it.
 //! * A change whose notice is due at the instant of the next close is in that close's lines: the amount is what is known then.
@@ -135,7 +137,12 @@
 //! * A month's control record waits for any hold of the month on an account that isn't closed, and keeps no later month's back.
 //!   The first one is of the first month whose time for it hasn't passed when the clock begins.
 //! * A control record is judged by what it shows, then by its signature, then by its partition; only then by what is known: so
-//!   a copy of an accepted one, older than the amendment window, is `expired`, not ignored. Older is before the late line.
+//!   a copy of an accepted one, older than the amendment window, is not ignored but rejected: `bad_version` if it is for
+//!   everyone, else `expired`, which is among the last of RULES §5's reasons. Older is before the late line.
+//! * Control records have sizes, too: 1 MiB a record; 128 bytes for what a price names and for a correction's meters, of which
+//!   there may be 64; 1,024 bytes for `actor` and a correction's `reason`; 64 bytes for a rollup name. Else `too_large`.
+//! * An amount that can't be expressed is an `error` in its place, wherever it stands: of a line, a notice, or a month's control
+//!   record. What was stated before stays; as soon as the amount can be expressed, the next statement has it.
 //! * The id of a control record that was issued ahead of the clock is kept until that record has expired, however long: else a
 //!   copy of an account's own record could be taken twice.
 //! * Where genesis names operator keys, `issued_at` is required; where it names none, an `operator_keys` record is refused.

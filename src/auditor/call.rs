@@ -1,5 +1,7 @@
 //! RULES §5: a call, from its first event to its being forgotten.
 
+use chrono::NaiveDate;
+
 use super::evidence::{self, Evidence, Kept};
 use super::verdict::{self, Judged};
 use super::{CallVerdict, Policy};
@@ -20,7 +22,8 @@ pub struct Call {
 
 pub struct Settled {
     pub verdict: CallVerdict,
-    pub decided_at: i64,
+    /// The account's day, which carries the price.
+    pub day: Option<NaiveDate>,
     /// When it settled, or when its verdict or quantities last changed.
     pub changed_at: i64,
 }

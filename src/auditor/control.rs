@@ -24,16 +24,14 @@ impl Auditor {
             return Some("wrong_partition");
         }
         let issued_at = control.issued_at.as_ref().map(millis);
-        if issued_at.is_some_and(|issued_at| issued_at < self.late_line) {
-            return Some(reject::EXPIRED);
-        }
+        let expired = issued_at.is_some_and(|issued_at| issued_at < self.late_line);
         let known = self
             .ids
             .get(&control.id)
             .filter(|(accepted, _)| accepted.is_none_or(|at| at >= self.forget_line));
         let conflicting = match known {
-            Some((_, accepted)) if accepted == control => return None,
-            other => other.is_some(),
+            Some((_, accepted)) if accepted == control && !expired => return None,
+            other => other.is_some_and(|(_, accepted)| accepted != control),
         };
         let expected = if for_everyone(body) {
             self.control_version.saturating_add(1)
@@ -55,6 +53,9 @@ impl Auditor {
             && !self.effective(card)
         {
             return Some("not_effective");
+        }
+        if expired {
+            return Some(reject::EXPIRED);
         }
         let refused = reject::control_else(control);
         if refused.is_some() {

@@ -157,7 +157,6 @@ pub fn merge(kept: &[Kept]) -> Evidence {
         }
     }
 
-    let started_at = all().filter_map(|event| event.started_at.as_ref()).map(millis);
     Evidence {
         ended: endings(&held, pb::Phase::Ended),
         attempt_ended: endings(&held, pb::Phase::AttemptEnded),
@@ -166,7 +165,7 @@ pub fn merge(kept: &[Kept]) -> Evidence {
         labels,
         kinds,
         attempts,
-        first: all().map(occurred_at).chain(started_at).min().unwrap_or(0),
+        first: all().map(occurred_at).min().unwrap_or(0),
         last: all().map(occurred_at).max().unwrap_or(0),
     }
 }

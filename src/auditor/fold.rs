@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::NaiveDate;
 use chrono_tz::Tz;
 
 use super::authority::Signed;
@@ -262,13 +263,13 @@ impl Auditor {
         let Some(judged) = self.calls.get(key).and_then(|lives| lives.last()).map(Call::judge) else {
             return;
         };
-        let decided_at = judged.decided_at;
+        let (period, day) = self.period(&key.0, judged.decided_at, now);
         let verdict = CallVerdict {
             outcome: judged.outcome,
             reason: judged.reason,
             row: judged.row,
             billed: judged.billed,
-            period: self.period(&key.0, decided_at, now),
+            period,
             service: judged.service,
             product: judged.product,
             quantities: judged.quantities,
@@ -277,13 +278,14 @@ impl Auditor {
         let Some(call) = self.calls.get_mut(key).and_then(|lives| lives.last_mut()) else {
             return;
         };
-        // The row is ours, it is not part of what is told: another row for the same reason changes nothing.
+        // The row is ours, it is not part of what is told: another row for the same reason changes nothing. Nor does another
+        // instant of the same day: a verdict has a period, and days carry the price.
         let same = call.settled.as_ref().is_some_and(|old| {
             let old_verdict = CallVerdict {
                 row: verdict.row,
                 ..old.verdict.clone()
             };
-            old_verdict == verdict && old.decided_at == decided_at
+            old_verdict == verdict && old.day == day
         });
         let changed_at = match &call.settled {
             Some(old) if same => old.changed_at,
@@ -291,7 +293,7 @@ impl Auditor {
         };
         call.settled = Some(Settled {
             verdict,
-            decided_at,
+            day,
             changed_at,
         });
     }
@@ -305,13 +307,13 @@ impl Auditor {
         })
     }
 
-    /// The name of the account's period with this instant, stored if it wasn't.
-    fn period(&mut self, account_id: &str, at: i64, now: i64) -> String {
+    /// The name of the account's period with this instant, stored if it wasn't, and the day there.
+    fn period(&mut self, account_id: &str, at: i64, now: i64) -> (String, Option<NaiveDate>) {
         let close_grace = self.policy.close_grace;
         let holds = self.holds.clone();
         let account = self.account(account_id);
         let Some(mut periods) = period::needed(&account.periods, at, account.zone, close_grace) else {
-            return String::new();
+            return (String::new(), None);
         };
         let mut timers = Vec::new();
         for period in &mut periods {
@@ -326,9 +328,10 @@ impl Auditor {
         }
         let found = periods.iter().find(|period| period.from <= at && at < period.until);
         let name = found.map(|period| period::name(period.month)).unwrap_or_default();
+        let day = found.and_then(|period| period::day(at, period.zone));
         account.periods = periods;
         self.timers.extend(timers);
-        name
+        (name, day)
     }
 
     fn close(&mut self, account_id: &str, from: i64) {

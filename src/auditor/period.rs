@@ -65,6 +65,12 @@ fn start(month: Month, zone: Tz) -> Option<i64> {
     None
 }
 
+/// The day of an instant in a zone.
+pub fn day(at: i64, zone: Tz) -> Option<NaiveDate> {
+    let local = DateTime::<Utc>::from_timestamp_millis(at)?.with_timezone(&zone);
+    Some(local.date_naive())
+}
+
 fn month_of(at: i64, zone: Tz) -> Option<Month> {
     let local = DateTime::<Utc>::from_timestamp_millis(at)?.with_timezone(&zone);
     Some((local.year(), local.month()))

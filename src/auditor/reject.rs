@@ -16,6 +16,9 @@ const PAIRS: usize = 16;
 const KEY_BYTES: usize = 64;
 const VALUE_BYTES: usize = 256;
 const ROLLUP_DIMENSIONS: usize = 3;
+const METERS_OF_A_CALL: usize = 64;
+/// An operator's own words.
+const WORDS_BYTES: usize = 1_024;
 const METERS: [&str; 7] = [
     "input_tokens_uncached",
     "cache_read_tokens",
@@ -163,17 +166,23 @@ pub fn control_content(control: &pb::Control, dated: bool) -> Option<&'static st
 
 pub fn control_too_large(control: &pb::Control) -> bool {
     use pb::control::Body;
-    match &control.body {
-        Some(Body::Correction(correction)) => correction
-            .quantities
+    let long = |text: &String| text.len() > STRING_BYTES;
+    let body_too_large = match &control.body {
+        Some(Body::Correction(correction)) => {
+            correction.reason.len() > WORDS_BYTES
+                || correction.quantities.len() > METERS_OF_A_CALL
+                || correction.quantities.iter().any(|quantity| long(&quantity.meter))
+        }
+        Some(Body::Policy(policy)) => policy.rollup_dimensions.as_ref().is_some_and(|names| {
+            names.names.len() > ROLLUP_DIMENSIONS || names.names.iter().any(|name| name.len() > KEY_BYTES)
+        }),
+        Some(Body::RateCard(card)) => card
+            .prices
             .iter()
-            .any(|quantity| quantity.meter.len() > STRING_BYTES),
-        Some(Body::Policy(policy)) => policy
-            .rollup_dimensions
-            .as_ref()
-            .is_some_and(|names| names.names.len() > ROLLUP_DIMENSIONS),
+            .any(|price| long(&price.product) || long(&price.meter) || long(&price.service)),
         _ => false,
-    }
+    };
+    control.actor.len() > WORDS_BYTES || body_too_large
 }
 
 /// What else control records need.

@@ -1,8 +1,8 @@
 //! `reckon check`: a dry run for gateway teams. Nothing is stored.
 
+mod seen;
+
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -10,6 +10,7 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use super::CliError;
+use super::history::{Entry, History};
 use super::terminal::{Table, grouped};
 use crate::log::appender::tick;
 use crate::machine::clock::Source;
@@ -17,23 +18,23 @@ use crate::machine::control;
 use crate::machine::evidence::Scope;
 use crate::machine::fold::{Advance, Machine, Record};
 use crate::machine::output::Topic;
-use crate::model::Ms;
-use crate::model::event::{Observer, Progress};
-use crate::model::outcome::{Outcome, ROWS};
+use crate::model::event::{CallKind, Observer, Progress};
+use crate::model::outcome::ROWS;
+use crate::model::period::rfc3339;
 use crate::model::quantity::Quantity;
-use crate::wire::check::instant_ms;
 use crate::wire::json as wire_json;
 use crate::wire::pb;
 use crate::wire::record::{self, Kind};
-use crate::wire::record_file::{self, Line};
+use crate::wire::record_file::BadLine;
+use seen::Seen;
 
-/// Events of one call whose times lie further apart than the upstream's and the edge's clocks should.
-const SKEW_MS: Ms = 60_000;
+/// Characters of a line that are shown where it can't be read.
+const SHOWN_CHARS: usize = 60;
 
 /// Dry-run a file of log records: each call's verdict and rule, and everything suspicious
 ///
-/// Nothing is stored. Time is the file's ticks, or the latest occurred_at; at the end it runs on until every call is settled.
-/// Exit code 1 if anything suspicious was found.
+/// Nothing is stored. The file is read as `reckon import events` reads it: time is the file's ticks, or else the latest
+/// occurred_at. At the end time runs on until every call is settled. Exit code 1 if anything suspicious was found.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  reckon check gateway-sample.ndjson")]
 pub struct Check {
@@ -54,14 +55,35 @@ struct DryRun {
     machine: Machine,
     scratch: Vec<u8>,
     findings: Vec<Finding>,
-    control_version: u64,
-    /// Which observers spoke of a call and the spread of their times, by account and call.
-    seen: BTreeMap<(String, String), BTreeMap<i32, (Ms, Ms)>>,
+    /// By account and call.
+    seen: BTreeMap<(String, String), Seen>,
+    /// By path: the first line that has it, and how many do.
     unknown_fields: BTreeMap<String, (usize, u64)>,
 }
 
 impl DryRun {
-    fn apply(&mut self, line: usize, kind: Kind, bytes: &[u8]) {
+    fn new() -> Self {
+        Self {
+            machine: Machine::new(0, 1, Source::Ticks, 0),
+            scratch: Vec::new(),
+            findings: Vec::new(),
+            seen: BTreeMap::new(),
+            unknown_fields: BTreeMap::new(),
+        }
+    }
+
+    fn find(&mut self, line: usize, what: &'static str, field: &str, detail: String) {
+        self.findings.push(Finding {
+            line: Some(line),
+            call: None,
+            what,
+            field: field.to_owned(),
+            detail,
+        });
+    }
+
+    /// Folds a record; returns why it was rejected, if it was.
+    fn apply(&mut self, kind: Kind, bytes: &[u8]) -> Option<pb::Rejected> {
         let offset = self.machine.position.next_offset;
         let record = Record {
             offset,
@@ -73,51 +95,80 @@ impl DryRun {
         // Nothing is stored, so nothing has to be loaded.
         while self.machine.advance(&record) != Advance::Done {}
         while self.machine.settle_down() != Advance::Done {}
-        for output in self.machine.outputs.take() {
-            if output.topic == Topic::Rejects
-                && let Ok(reject) = pb::Rejected::decode(output.body.as_slice())
-            {
-                self.findings.push(Finding {
-                    line: Some(line),
-                    call: None,
-                    what: "rejected",
-                    field: reject.field,
-                    detail: format!("{}: {}", reject.reason, reject.detail),
-                });
-            }
+        let outputs = self.machine.outputs.take();
+        let mut rejects = outputs.iter().filter(|o| o.topic == Topic::Rejects);
+        rejects.find_map(|o| pb::Rejected::decode(o.body.as_slice()).ok())
+    }
+
+    fn record(&mut self, line: usize, kind: Kind, bytes: &[u8]) {
+        if let Some(reject) = self.apply(kind, bytes) {
+            let detail = format!("{}: {}", reject.reason, reject.detail);
+            self.find(line, "rejected", &reject.field, detail);
         }
     }
 
-    fn event(&mut self, line: usize, text: &str) {
-        if let Ok(read) = wire_json::decode(text.as_bytes()) {
-            for field in read.unknown_fields {
-                let entry = self.unknown_fields.entry(field).or_insert((line, 0));
-                entry.1 += 1;
-            }
-            if let Some(at) = &read.event.occurred_at {
-                let at = instant_ms(at);
-                let key = (read.event.account_id, read.event.call_id);
-                let observer = read.event.observer.max(Observer::Edge as i32);
-                let spread = self.seen.entry(key).or_default().entry(observer).or_insert((at, at));
-                *spread = (spread.0.min(at), spread.1.max(at));
-            }
+    fn event(&mut self, line: usize, bytes: &[u8]) {
+        let read = wire_json::decode(bytes).ok();
+        let before = self.findings.len();
+        self.record(line, Kind::Event, bytes);
+        let Some(read) = read else { return };
+        for field in read.unknown_fields {
+            let entry = self.unknown_fields.entry(field).or_insert((line, 0));
+            entry.1 += 1;
         }
-        self.apply(line, Kind::Event, text.as_bytes());
+        if self.findings.len() == before {
+            let key = (read.event.account_id.clone(), read.event.call_id.clone());
+            self.seen.entry(key).or_default().take(&read.event);
+        }
     }
 
     fn control(&mut self, line: usize, mut control: pb::Control) {
-        if control::is_for_everyone(&control) {
-            if control.control_version == 0 {
-                control.control_version = self.control_version + 1;
-            }
-            self.control_version = control.control_version;
+        if control::is_for_everyone(&control) && control.control_version == 0 {
+            control.control_version = self.machine.ledger.version.saturating_add(1);
         }
-        self.apply(line, Kind::Control, &control.encode_to_vec());
+        self.record(line, Kind::Control, &control.encode_to_vec());
     }
 
-    /// What each call's evidence lacks.
+    fn take(&mut self, line: usize, entry: Entry) {
+        match entry {
+            Entry::Tick(at) => self.record(line, Kind::Tick, &tick(at)),
+            Entry::Event(bytes) => self.event(line, &bytes),
+            Entry::Control(control) => self.control(line, *control),
+            Entry::Unreadable { kind, bytes, cause } => {
+                // The cause says more than the fold's reason.
+                self.apply(kind, &bytes);
+                let field = match &cause {
+                    BadLine::Control(reject) => reject.field.to_string(),
+                    BadLine::Tick(_) => "tick".to_owned(),
+                    BadLine::Form(_) => String::new(),
+                };
+                let text = String::from_utf8_lossy(&bytes);
+                let shown: String = text.chars().take(SHOWN_CHARS).collect();
+                self.find(line, "unreadable", &field, format!("{cause} (found {shown})"));
+            }
+            Entry::Leap { from, to } => {
+                let detail = format!(
+                    "the clock is at {}, this event's at {}, and most events after it don't go along: the clock stays; \
+                     mend the producer's clock, or give the file {{\"tick\": …}} lines",
+                    from.map_or_else(|| "its beginning".to_owned(), rfc3339),
+                    rfc3339(to)
+                );
+                self.find(line, "leap", "occurred_at", detail);
+            }
+        }
+    }
+
+    /// Lets time run on until every call is settled.
+    fn run_on(&mut self) {
+        let wait = self.machine.policies.iter().map(|p| p.max_open_ms).max().unwrap_or(0);
+        let end = self.machine.now().saturating_add(wait);
+        if self.machine.clock.now.is_some() {
+            self.apply(Kind::Tick, &tick(end));
+        }
+    }
+
+    /// Entry each call's evidence lacks.
     fn look(&mut self) {
-        let symbols = &self.machine.names.symbols;
         for (slot, call) in self.machine.calls.iter() {
             let Some(verdict) = self.machine.verdict_of(slot) else {
                 continue;
@@ -137,18 +188,19 @@ impl DryRun {
                     detail,
                 });
             };
-            let edge_ended = call
-                .evidence
-                .endings
-                .iter()
-                .any(|e| e.scope == Scope::Call && e.observer == Observer::Edge);
-            let task = matches!(verdict.ruling.kind, 3 | 4);
-            if !edge_ended && !task {
+            let ruling = &verdict.ruling;
+            let task = [CallKind::AsyncTask as u8, CallKind::BatchItem as u8].contains(&ruling.kind);
+            let mut endings = call.evidence.endings.iter();
+            let edge_ended = endings.any(|e| e.scope == Scope::Call && e.observer == Observer::Edge);
+            if task && ruling.row >= 18 {
+                let detail = "nobody said how the task ended: settled at the deadline; send phase ended with end.cause";
+                find("missing end", "phase", detail.to_owned());
+            } else if !task && !edge_ended {
                 let detail =
                     "the edge never said how it ended: settled at the deadline; send phase ended with end.cause";
                 find("missing end", "phase", detail.to_owned());
             }
-            if verdict.ruling.billed && verdict.bill.quantities.len() < 2 {
+            if ruling.billed && verdict.bill.quantities.len() < 2 {
                 let detail =
                     "billed, but nothing was measured: only the request is charged; send usage with the end or after";
                 find("missing usage", "usage", detail.to_owned());
@@ -160,102 +212,43 @@ impl DryRun {
                     "no price can name it; send product".to_owned(),
                 );
             }
-            if verdict.ruling.outcome == Outcome::Failed && verdict.ruling.row == 17 {
-                let unknown = call.evidence.progress(verdict.ruling.serving) == Progress::Unknown;
-                if unknown {
-                    let detail = "the client left and nobody said how far the call was: not charged; send end.progress";
-                    find("missing progress", "end.progress", detail.to_owned());
-                }
+            if ruling.row == 17 && call.evidence.progress(ruling.serving) == Progress::Unknown {
+                let detail = "the client left and nobody said how far the call was: not charged; send end.progress";
+                find("missing progress", "end.progress", detail.to_owned());
             }
-            if let Some(observers) = self.seen.get(&key) {
-                let first = observers.values().map(|s| s.0).min().unwrap_or(0);
-                let late = observers.values().map(|s| s.0).max().unwrap_or(0);
-                if observers.len() > 1 && late - first > SKEW_MS {
-                    let detail = format!(
-                        "observers begin {} s apart: compare the clocks of edge and upstream",
-                        (late - first) / 1_000
-                    );
-                    find("skewed clocks", "occurred_at", detail);
-                }
+            if let Some(skew) = self.seen.get(&key).and_then(Seen::skew) {
+                find("skewed clocks", "occurred_at", skew);
             }
-            let _ = symbols;
         }
-        for (field, (line, count)) in &self.unknown_fields {
-            self.findings.push(Finding {
-                line: Some(*line),
-                call: None,
-                what: "unknown field",
-                field: field.clone(),
-                detail: format!("left out of {count} events; is it misspelt?"),
-            });
+        for (field, (line, count)) in std::mem::take(&mut self.unknown_fields) {
+            self.find(
+                line,
+                "unknown field",
+                &field,
+                format!("left out of {count} events; is it misspelt?"),
+            );
         }
     }
 }
 
 impl Check {
     pub(super) fn run(self, json: bool) -> Result<(), CliError> {
-        let failed = |cause| CliError::File {
-            path: self.file.clone(),
-            cause,
-        };
-        let mut lines = Vec::new();
-        for line in BufReader::new(File::open(&self.file).map_err(failed)?).split(b'\n') {
-            lines.push(String::from_utf8_lossy(&line.map_err(failed)?).into_owned());
-        }
-        let parsed: Vec<_> = lines
-            .iter()
-            .enumerate()
-            .filter(|(_, line)| !line.trim().is_empty())
-            .map(|(n, line)| (n + 1, line, record_file::parse(line)))
-            .collect();
-        let has_ticks = parsed.iter().any(|(_, _, p)| matches!(p, Ok(Line::Tick(_))));
-        let mut run = DryRun {
-            machine: Machine::new(0, 1, Source::Ticks, 0),
-            scratch: Vec::new(),
-            findings: Vec::new(),
-            control_version: 0,
-            seen: BTreeMap::new(),
-            unknown_fields: BTreeMap::new(),
-        };
-        let mut latest: Option<Ms> = None;
-        for (number, line, parsed) in parsed {
-            match parsed {
-                Ok(Line::Tick(at)) => run.apply(number, Kind::Tick, &tick(at)),
-                Ok(Line::Control(control)) => run.control(number, *control),
-                Ok(Line::Event(text)) => {
-                    let at = wire_json::decode(text.as_bytes())
-                        .ok()
-                        .and_then(|r| r.event.occurred_at.as_ref().map(instant_ms));
-                    if !has_ticks && at > latest {
-                        latest = at;
-                        run.apply(number, Kind::Tick, &tick(at.unwrap_or(0)));
-                    }
-                    run.event(number, &text);
-                }
-                Err(cause) => run.findings.push(Finding {
-                    line: Some(number),
-                    call: None,
-                    what: "unreadable",
-                    field: String::new(),
-                    detail: format!("{cause} (found {line:.60}…)"),
-                }),
-            }
-        }
-        let wait = run.machine.policies.iter().map(|p| p.max_open_ms).max().unwrap_or(0);
-        let end = run.machine.now().saturating_add(wait);
-        if run.machine.clock.now.is_some() {
-            run.apply(0, Kind::Tick, &tick(end));
-        }
+        let mut run = DryRun::new();
+        History::open(&self.file)?.read(None, |line, _, entry| {
+            run.take(line, entry);
+            Ok(())
+        })?;
+        run.run_on();
         run.look();
         if json {
             print_json(&run);
         } else {
             print_text(&run);
         }
-        if run.findings.is_empty() {
-            Ok(())
-        } else {
-            Err(CliError::Finding(format!("{} findings", run.findings.len())))
+        match run.findings.len() {
+            0 => Ok(()),
+            1 => Err(CliError::Finding("1 finding".to_owned())),
+            findings => Err(CliError::Finding(format!("{findings} findings"))),
         }
     }
 }

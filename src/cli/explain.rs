@@ -67,11 +67,7 @@ pub(super) fn of_host(host: &Host, account: &str, call: &str) -> Result<Report, 
     let partition = &host.partitions[number as usize];
     let explained = partition.explain(account, call)?;
     let mut verdicts = Vec::new();
-    partition.verdicts(|v| {
-        if v.account_id == account && v.call_id == call {
-            verdicts.push(CallRow::from(v));
-        }
-    })?;
+    partition.verdicts_of(account, call, |v| verdicts.push(CallRow::from(v)))?;
     if explained.is_none() && verdicts.is_empty() {
         return Err(CliError::Finding(format!(
             "account {account:?} has no call {call:?} (partition {number}); `reckon export rejects` shows what was not folded"

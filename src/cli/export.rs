@@ -1,13 +1,15 @@
 //! `reckon export`: what was decided, as rows for other programs. Reads beside a running process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufWriter, StdoutLock, Write};
 
 use clap::{Args, ValueEnum};
 use prost::Message;
 use serde::Serialize;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::CliError;
+use super::rejects::account_of;
 use super::source::{Outputs, Source};
 use crate::machine::output::{Topic, calls_of};
 use crate::model::period::Month;
@@ -32,7 +34,7 @@ pub struct Export {
     #[command(flatten)]
     source: Source,
 
-    /// Only this account
+    /// Only this account; rejects: of records that name it
     #[arg(long)]
     account: Option<String>,
 
@@ -107,7 +109,44 @@ impl Rows<'_> {
 }
 
 impl Export {
-    pub(super) fn run(self) -> Result<(), CliError> {
+    pub(super) fn run(self, json: bool) -> Result<(), CliError> {
+        self.check(json)?;
+        let outputs = self.source.open()?;
+        let mut rows = Rows {
+            out: BufWriter::new(std::io::stdout().lock()),
+            account: self.account.clone(),
+            period: self.period.map(|p| p.to_string()),
+        };
+        match (self.what, &outputs) {
+            (What::Calls, _) => calls(&outputs, &mut rows)?,
+            (What::Usage | What::Outcomes, Outputs::Data(host)) => self.usage(host, &mut rows)?,
+            // Refused above.
+            (What::Usage | What::Outcomes, Outputs::Kafka(_)) => {}
+            (What::Statements | What::Adjustments | What::Control, _) => statements(&outputs, &mut rows, self.what)?,
+            (What::Rejects, _) => rejects(&outputs, &mut rows)?,
+        }
+        rows.out.flush()?;
+        Ok(())
+    }
+
+    /// That the options have a meaning together.
+    fn check(&self, json: bool) -> Result<(), CliError> {
+        if json && self.format == Format::Csv {
+            return Err(CliError::Usage(
+                "--json and --format csv exclude each other; without either it is NDJSON".to_owned(),
+            ));
+        }
+        if self.what == What::Rejects && self.period.is_some() {
+            return Err(CliError::Usage(
+                "--period has no meaning for rejects: what was not folded is in no month; --account has".to_owned(),
+            ));
+        }
+        if self.what == What::Control && self.account.is_some() {
+            return Err(CliError::Usage(
+                "--account has no meaning for control: a month's control record is a partition's; --period has"
+                    .to_owned(),
+            ));
+        }
         if self.format == Format::Csv && !matches!(self.what, What::Usage | What::Outcomes) {
             return Err(CliError::Usage("--format csv is for usage and outcomes".to_owned()));
         }
@@ -118,22 +157,6 @@ impl Export {
                     .to_owned(),
             ));
         }
-        let outputs = self.source.open()?;
-        let mut rows = Rows {
-            out: BufWriter::new(std::io::stdout().lock()),
-            account: self.account.clone(),
-            period: self.period.map(|p| p.to_string()),
-        };
-        match (self.what, &outputs) {
-            (What::Calls, Outputs::Data(host)) => calls(host, &mut rows)?,
-            (What::Calls, Outputs::Kafka(_)) => delivered_calls(&outputs, &mut rows)?,
-            (What::Usage | What::Outcomes, Outputs::Data(host)) => self.usage(host, &mut rows)?,
-            // Refused above.
-            (What::Usage | What::Outcomes, Outputs::Kafka(_)) => {}
-            (What::Statements | What::Adjustments | What::Control, _) => statements(&outputs, &mut rows, self.what)?,
-            (What::Rejects, _) => rejects(&outputs, &mut rows)?,
-        }
-        rows.out.flush()?;
         Ok(())
     }
 
@@ -186,47 +209,55 @@ impl Export {
     }
 }
 
-/// The latest verdict of every call; one that was forgotten and came again is the newer one.
-fn calls(host: &Host, rows: &mut Rows<'_>) -> Result<(), CliError> {
-    if !host.partitions.iter().all(|p| p.machine.outputs.calls_on) {
+/// Every verdict and amendment in the order in which they were decided, with its place in its partition. On Kafka early ones may
+/// have been removed.
+fn verdicts(
+    outputs: &Outputs,
+    mut take: impl FnMut(u32, (u64, usize), pb::CallSettled) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let mut chunk = |partition, sequence, body: &[u8]| {
+        let calls = calls_of(body).map_err(|cause| undecodable(partition, sequence, &cause))?;
+        let mut calls = calls.into_iter().enumerate();
+        calls.try_for_each(|(n, call)| take(partition, (sequence, n), call))
+    };
+    outputs.read(Topic::Calls, |partition, output| {
+        chunk(partition, output.sequence, &output.body)
+    })?;
+    let Outputs::Data(host) = outputs else { return Ok(()) };
+    // What doesn't fill a chunk yet.
+    let mut partitions = host.partitions.iter();
+    partitions.try_for_each(|p| chunk(p.number, u64::MAX, &p.machine.outputs.calls))
+}
+
+/// The latest verdict of every call; one that was forgotten and came again is the newer one. Read twice, so that of each call
+/// no more is held than where its latest verdict stands.
+fn calls(outputs: &Outputs, rows: &mut Rows<'_>) -> Result<(), CliError> {
+    if let Outputs::Data(host) = outputs
+        && !host.partitions.iter().all(|p| p.machine.outputs.calls_on)
+    {
         return Err(CliError::Finding(
             "the calls output of this store is off: verdicts are not kept".to_owned(),
         ));
     }
-    for partition in &host.partitions {
-        let mut latest: BTreeMap<(String, String), pb::CallSettled> = BTreeMap::new();
-        partition.verdicts(|call| {
-            if rows.account.as_deref().is_none_or(|a| a == call.account_id) {
-                latest.insert((call.account_id.clone(), call.call_id.clone()), call);
-            }
-        })?;
-        for (_, call) in latest {
-            if rows.wants(&call.account_id, &call.period) {
-                rows.row(&CallRow::from(call))?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The same from the calls topic, from which early ones may have been removed.
-fn delivered_calls(outputs: &Outputs, rows: &mut Rows<'_>) -> Result<(), CliError> {
-    let mut latest: BTreeMap<(u32, String, String), pb::CallSettled> = BTreeMap::new();
-    outputs.read(Topic::Calls, |partition, output| {
-        let calls = calls_of(&output.body).map_err(|cause| undecodable(partition, output.sequence, &cause))?;
-        for call in calls {
-            if rows.account.as_deref().is_none_or(|a| a == call.account_id) {
-                latest.insert((partition, call.account_id.clone(), call.call_id.clone()), call);
-            }
+    // No id has a control character in it.
+    let key = |partition: u32, call: &pb::CallSettled| {
+        xxh3_128(format!("{partition}\0{}\0{}", call.account_id, call.call_id).as_bytes())
+    };
+    let mut latest = HashMap::new();
+    let account = rows.account.clone();
+    let wanted = |call: &pb::CallSettled| account.as_ref().is_none_or(|a| *a == call.account_id);
+    verdicts(outputs, |partition, place, call| {
+        if wanted(&call) {
+            latest.insert(key(partition, &call), place);
         }
         Ok(())
     })?;
-    for (_, call) in latest {
-        if rows.wants(&call.account_id, &call.period) {
+    verdicts(outputs, |partition, place, call| {
+        if rows.wants(&call.account_id, &call.period) && latest.get(&key(partition, &call)) == Some(&place) {
             rows.row(&CallRow::from(call))?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 fn undecodable(partition: u32, sequence: u64, cause: &prost::DecodeError) -> CliError {
@@ -259,6 +290,10 @@ fn rejects(outputs: &Outputs, rows: &mut Rows<'_>) -> Result<(), CliError> {
     outputs.read(Topic::Rejects, |partition, output| {
         let reject = pb::Rejected::decode(output.body.as_slice())
             .map_err(|cause| undecodable(partition, output.sequence, &cause))?;
-        rows.row(&RejectRow::from(reject))
+        let mut wanted = rows.account.iter();
+        if wanted.all(|a| account_of(&reject.record).as_ref() == Some(a)) {
+            rows.row(&RejectRow::from(reject))?;
+        }
+        Ok(())
     })
 }

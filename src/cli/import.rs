@@ -1,32 +1,32 @@
 //! `reckon import`: histories into a log of their own, folded as they come.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::history::{Entry, History};
 use super::terminal::{grouped, progress};
 use super::{CliError, Data, init};
 use crate::log::appender::{Appender, tick};
 use crate::log::{Log, NewRecord};
 use crate::machine::control;
-use crate::model::Ms;
+use crate::model::period::rfc3339;
 use crate::partition::Settings;
 use crate::partition::host::Host;
 use crate::store::rocks::Budget;
-use crate::wire::check::instant_ms;
-use crate::wire::json as wire_json;
-use crate::wire::record::Kind;
-use crate::wire::record_file::{self, BadLine, Line};
+use crate::wire::record::{self, Kind};
 use crate::workload::azure;
 use crate::workload::play::append_steps;
 
 /// Fold a history: a file of log records, or real request traces.
 #[derive(Debug, Args)]
-#[command(subcommand_required = true)]
+#[command(
+    subcommand_required = true,
+    after_help = "Examples:\n  reckon import events history.ndjson --data ./reckon-data --close\n  \
+    reckon import azure-llm AzureLLMInferenceTrace_conv.csv --data ./azure"
+)]
 pub struct Import {
     #[command(subcommand)]
     what: What,
@@ -40,7 +40,8 @@ enum What {
 
 /// Fold a file of log records (NDJSON: events, ticks, control records in log order)
 ///
-/// A file without ticks gets them from occurred_at: time is the latest occurred_at read so far.
+/// A file without ticks gets them from occurred_at: time is the latest one read so far, of events that can be read. An event
+/// that leaps more than 35 days ahead moves it only if most of the next hundred go along; else it is rejected, `ahead`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  reckon import events history.ndjson --data ./reckon-data --close")]
 struct Events {
@@ -194,59 +195,22 @@ fn finish(mut folded: Folded, close: bool, json: bool, more: serde_json::Value) 
     Ok(())
 }
 
-fn read_lines(file: &Path, mut take: impl FnMut(&str, u64) -> Result<(), CliError>) -> Result<(), CliError> {
-    let failed = |cause| CliError::File {
-        path: file.to_owned(),
-        cause,
-    };
-    let mut reader = BufReader::with_capacity(1 << 20, File::open(file).map_err(failed)?);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let read = reader.read_until(b'\n', &mut line).map_err(failed)?;
-        if read == 0 {
-            return Ok(());
-        }
-        let text = String::from_utf8_lossy(&line);
-        if !text.trim().is_empty() {
-            take(text.trim(), read as u64)?;
-        }
-    }
-}
-
 impl Events {
     fn run(self, json: bool) -> Result<(), CliError> {
-        let mut has_ticks = false;
-        read_lines(&self.file, |line, _| {
-            has_ticks |= line.starts_with("{\"tick\"") || matches!(record_file::parse(line), Ok(Line::Tick(_)));
-            Ok(())
-        })?;
+        let history = History::open(&self.file)?;
         let mut host = open(&self.data.data, self.partitions)?;
         let log = Arc::clone(&host.log);
         let mut appender = Appender::new(log.as_ref(), control_version(&host));
-        let size = std::fs::metadata(&self.file).map_or(0, |m| m.len());
-        let bar = progress(size, "appending");
-        let mut latest: Option<Ms> = None;
-        read_lines(&self.file, |line, bytes| {
-            bar.inc(bytes);
-            match record_file::parse(line) {
-                Ok(Line::Tick(at)) => appender.tick(at)?,
-                Ok(Line::Event(text)) => {
-                    let read = wire_json::decode(text.as_bytes()).ok();
-                    let account = read
-                        .as_ref()
-                        .map(|r| r.event.account_id.as_str())
-                        .filter(|a| !a.is_empty());
-                    let at = read.as_ref().and_then(|r| r.event.occurred_at.as_ref()).map(instant_ms);
-                    if !has_ticks && at > latest {
-                        // For all partitions: what an account owes must not hang on how many there are.
-                        latest = at;
-                        at.map_or(Ok(()), |at| appender.tick(at))?;
-                    }
-                    let account = account.map(str::to_owned);
-                    appender.event(account.as_deref(), text.into_bytes())?;
-                }
-                Ok(Line::Control(control)) => {
+        let bar = progress(history.size, "appending");
+        let now = host.partitions.iter().filter_map(|p| p.machine.clock.now).max();
+        let mut leaps = Vec::new();
+        history.read(now, |line, read, entry| {
+            bar.set_position(read);
+            match entry {
+                // For all partitions: what an account owes must not hang on how many there are.
+                Entry::Tick(at) => appender.tick(at)?,
+                Entry::Leap { from, to } => leaps.push((line, from, to)),
+                Entry::Control(control) => {
                     if control::is_for_everyone(&control) && control.control_version == 0 {
                         // Only the fold knows whether the records before it were accepted.
                         appender.flush()?;
@@ -255,30 +219,50 @@ impl Events {
                     }
                     appender.control(*control)?;
                 }
-                // Kept as they stand: the fold rejects each with its reason.
-                Err(BadLine::Control(_)) => {
-                    appender.unreadable(Kind::Control, record_file::control_text(line).into_bytes())?;
+                Entry::Event(bytes)
+                | Entry::Unreadable {
+                    kind: Kind::Event,
+                    bytes,
+                    ..
+                } => {
+                    let account = record::account_of(&bytes);
+                    appender.event(account.as_deref(), bytes)?;
                 }
-                Err(BadLine::Tick(_)) => appender.unreadable(Kind::Tick, line.as_bytes().to_vec())?,
-                Err(BadLine::Form(_)) => appender.event(None, line.as_bytes().to_vec())?,
+                Entry::Unreadable { kind, bytes, .. } => appender.unreadable(kind, bytes)?,
             }
             Ok(())
         })?;
-        if let Some(latest) = latest {
-            appender.tick(latest)?;
-        }
         appender.flush()?;
         bar.finish_and_clear();
         let appended = appender.appended;
         let bar = progress(appended, "folding");
         host.catch_up(&|records| bar.inc(records))?;
         bar.finish_and_clear();
-        finish(Folded { host, appended }, self.close, json, json!({"file": self.file}))
+        if !json {
+            for (line, _, to) in &leaps {
+                println!(
+                    "line {line}: occurred_at {} leaps, and most events after it don't go along: the clock stays",
+                    rfc3339(*to)
+                );
+            }
+        }
+        let leaps: Vec<_> = leaps
+            .into_iter()
+            .map(|(line, from, to)| json!({"line": line, "from": from.map(rfc3339), "to": rfc3339(to)}))
+            .collect();
+        let source = json!({"file": self.file, "leaps": leaps});
+        finish(Folded { host, appended }, self.close, json, source)
     }
 }
 
 impl AzureLlm {
     fn run(self, json: bool) -> Result<(), CliError> {
+        let others = u32::from(self.failures_per_mille) + u32::from(self.disconnects_per_mille);
+        if others > 1_000 {
+            return Err(CliError::Usage(format!(
+                "--failures-per-mille and --disconnects-per-mille come to {others}; together they are at most 1000"
+            )));
+        }
         let options = azure::Options {
             seed: self.seed,
             accounts: self.accounts,

@@ -13,6 +13,7 @@ pub mod control;
 pub mod demo;
 pub mod explain;
 pub mod export;
+mod history;
 pub mod import;
 pub mod init;
 pub mod inspect;
@@ -180,7 +181,7 @@ pub fn run() -> ExitCode {
         Command::Init(command) => command.run(json),
         Command::Demo(command) => command.run(json),
         Command::Import(command) => command.run(json),
-        Command::Export(command) => command.run(),
+        Command::Export(command) => command.run(json),
         Command::Check(command) => command.run(json),
         Command::Explain(command) => command.run(json),
         Command::Replay(command) => command.run(json),

@@ -28,6 +28,10 @@ const DUMP_LINE: usize = 16;
 
 /// Records that were not folded
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  reckon rejects list --data ./reckon-data --reason too_late\n  \
+    reckon rejects show 3:1742 --kafka localhost:9092"
+)]
 pub struct Rejects {
     #[command(subcommand)]
     command: Command,
@@ -115,7 +119,7 @@ fn kind_of(bytes: &[u8]) -> Kind {
     }
 }
 
-fn account_of(bytes: &[u8]) -> Option<String> {
+pub(super) fn account_of(bytes: &[u8]) -> Option<String> {
     match control::decode(bytes) {
         Ok(control) if control.body.is_some() => rules::account_of(&control).map(str::to_owned),
         _ => record::account_of(bytes),

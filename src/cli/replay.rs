@@ -1,5 +1,7 @@
 //! `reckon replay`: fold the log again from nothing and compare.
 
+mod difference;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +14,9 @@ use super::{CliError, Data};
 use crate::log::{Batch, Identity, Log, LogError, NewRecord, Place, Receipt, Retention};
 use crate::machine::output::{Output, Tail, Topic};
 use crate::partition::host::Host;
-use crate::partition::worker::Partition;
 use crate::partition::{PartitionError, Settings};
 use crate::store::rocks::Budget;
+use difference::{Difference, difference};
 
 /// Fold the log again from nothing: identical digests and rows, or the first place that differs
 #[derive(Debug, Args)]
@@ -92,58 +94,8 @@ impl Log for Again {
     }
 }
 
-/// What differs between two folds of one partition; `None`: nothing.
-fn difference(first: &Partition, again: &Partition) -> Result<Option<String>, PartitionError> {
-    let number = first.number;
-    if first.machine.position != again.machine.position {
-        return Ok(Some(format!(
-            "partition {number}: folded to offset {}, again to {}",
-            first.machine.position.next_offset, again.machine.position.next_offset
-        )));
-    }
-    if first.machine.authority != again.machine.authority {
-        return Ok(Some(format!("partition {number}: the operator's keys differ")));
-    }
-    let (was, is) = (first.usage(None)?, again.usage(None)?);
-    for key in was.keys().chain(is.keys()) {
-        if was.get(key) != is.get(key) {
-            return Ok(Some(format!(
-                "partition {number}: usage of account {} in {} differs: {:?} was {:?}",
-                key.0,
-                key.1,
-                is.get(key),
-                was.get(key)
-            )));
-        }
-    }
-    for topic in Topic::ALL {
-        let tails = (
-            first.machine.outputs.tails[topic as usize],
-            again.machine.outputs.tails[topic as usize],
-        );
-        if tails.0 != tails.1 {
-            return Ok(Some(format!(
-                "partition {number}: {} outputs end with sequence {} (chain {:032x}), again with {} ({:032x})",
-                topic.as_str(),
-                tails.0.sequence,
-                tails.0.chain,
-                tails.1.sequence,
-                tails.1.chain
-            )));
-        }
-    }
-    let digests = (first.machine.digest.value(), again.machine.digest.value());
-    if digests.0 != digests.1 {
-        return Ok(Some(format!(
-            "partition {number}: digest {:032x}, again {:032x}, though rows and outputs are the same",
-            digests.0, digests.1
-        )));
-    }
-    Ok(None)
-}
-
 /// Folds a host's log again into `scratch` and compares.
-pub(super) fn compare(host: &Host, scratch: &Path) -> Result<Option<String>, CliError> {
+pub(super) fn compare(host: &Host, scratch: &Path) -> Result<Option<Difference>, CliError> {
     for partition in &host.partitions {
         let start = host.log.start(partition.number)?;
         if start > 0 {
@@ -169,7 +121,19 @@ pub(super) fn compare(host: &Host, scratch: &Path) -> Result<Option<String>, Cli
     bar.finish_and_clear();
     match folded {
         Ok(()) => {}
-        Err(PartitionError::Log(cause @ LogError::OutputDiffers { .. })) => return Ok(Some(cause.to_string())),
+        Err(PartitionError::Log(LogError::OutputDiffers {
+            topic,
+            partition,
+            sequence,
+        })) => {
+            return Ok(Some(Difference {
+                partition,
+                table: "outputs",
+                place: format!("{}, sequence {sequence}", topic.as_str()),
+                was: "delivered with another content".to_owned(),
+                again: "not the same".to_owned(),
+            }));
+        }
         Err(cause) => return Err(cause.into()),
     }
     for (first, again) in host.partitions.iter().zip(&second.partitions) {
@@ -195,7 +159,12 @@ impl Replay {
         let found = compare(&host, &scratch);
         std::fs::remove_dir_all(&scratch).map_err(file)?;
         match found? {
-            Some(found) => Err(CliError::Finding(found)),
+            Some(found) => {
+                if json {
+                    println!("{}", json!({"identical": false, "first": found.to_json()}));
+                }
+                Err(CliError::Finding(found.to_string()))
+            }
             None => {
                 let digests: Vec<String> = host
                     .partitions
@@ -205,7 +174,7 @@ impl Replay {
                 if json {
                     println!("{}", json!({"identical": true, "digests": digests}));
                 } else {
-                    println!("folded again from nothing: digests, usage and outputs are identical");
+                    println!("folded again from nothing: digests, rows and outputs are identical");
                     for (partition, digest) in digests.iter().enumerate() {
                         println!("  partition {partition}: {digest}");
                     }

@@ -87,13 +87,12 @@ impl Outputs {
         match self {
             Self::Data(host) => {
                 for partition in &host.partitions {
-                    let mut outputs = Vec::new();
-                    partition.outputs(topic, |output| {
-                        outputs.push(output.clone());
-                        Ok(())
-                    })?;
-                    for output in &outputs {
-                        take(partition.number, output)?;
+                    let mut after = 0;
+                    loop {
+                        let outputs = partition.outputs_after(topic, after)?;
+                        let Some(last) = outputs.last() else { break };
+                        after = last.sequence;
+                        outputs.iter().try_for_each(|o| take(partition.number, o))?;
                     }
                 }
                 Ok(())

@@ -21,7 +21,7 @@ use super::params::{Places, month};
 use super::peers::{PROXIED_BY, Peers};
 use super::problem::{Code, Problem, ProblemBody};
 use super::service::{Service, blocking};
-use crate::machine::close::EVERY_ACCOUNT;
+use crate::machine::close::{EVERY_ACCOUNT, OVERFLOWED};
 use crate::model::money::decimal_string;
 use crate::model::period::Month;
 use crate::model::quantity::Quantity;
@@ -230,7 +230,7 @@ impl Adding {
         for (currency, amount) in part.amounts {
             let amount: Decimal = amount.parse().map_err(|_| unreadable(&amount))?;
             let sum = self.amounts.entry(currency).or_insert(Some(Decimal::ZERO));
-            *sum = sum.and_then(|s| s.checked_add(amount));
+            *sum = sum.filter(|_| amount != OVERFLOWED).and_then(|s| s.checked_add(amount));
         }
         body.partitions.push(part.row);
         Ok(())

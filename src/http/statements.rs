@@ -82,7 +82,7 @@ fn draft_line(key: &LineKey, quantity: String, amount: Option<Decimal>) -> Draft
 }
 
 fn owed_line(line: &AdjustmentLine) -> DraftLine {
-    draft_line(&line.key, line.quantity.to_string(), Some(line.amount))
+    draft_line(&line.key, line.quantity.to_string(), line.amount)
 }
 
 /// What a period would state if it closed now.
@@ -150,8 +150,8 @@ impl StatementBody {
                 for (original, currency, notices, line) in &adjustments {
                     let other = *currency != found.profile.currency;
                     if !other {
-                        amount = amount.and_then(|a| a.checked_add(line.amount));
-                        total = total.and_then(|a| a.checked_add(line.amount));
+                        amount = amount.zip(line.amount).and_then(|(a, b)| a.checked_add(b));
+                        total = total.zip(line.amount).and_then(|(a, b)| a.checked_add(b));
                     }
                     lines.push(DraftLine {
                         original_period: Some(original.to_string()),

@@ -96,7 +96,7 @@ impl<'a> Appender<'a> {
         let place = place_of_control(&control, self.count());
         if place == Place::All {
             if control.control_version == 0 {
-                control.control_version = self.control_version + 1;
+                control.control_version = self.control_version.saturating_add(1);
             }
             self.control_version = control.control_version;
         }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use rust_decimal::Decimal;
 
+use super::close::OVERFLOW;
 use super::digest::Mark;
 use super::fold::Machine;
 use super::output::Topic;
 use super::rating::{LineKey as PriceKey, Owed, UnpricedKey};
 use super::usage::LineKey;
 use crate::model::Ms;
-use crate::model::money::Currency;
+use crate::model::money::{Currency, decimal_string};
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::period::Month;
 use crate::model::quantity::Quantity;
@@ -58,8 +59,8 @@ pub struct Adjustment {
 /// What a statement says of earlier periods.
 #[derive(Debug, Default)]
 pub(super) struct Stated {
-    /// Lines, each with its own period's currency and its amount.
-    pub lines: Vec<(Currency, Decimal, pb::StatementLine)>,
+    /// Lines, each with its own period's currency.
+    pub lines: Vec<(Currency, pb::StatementLine)>,
     /// Billed usage that no price was found for.
     pub unpriced: Vec<pb::UsageRow>,
 }
@@ -148,10 +149,12 @@ impl Machine {
         // stated between being changed and being changed back.
         let owed = self.owed(account, month);
         let owed_amount = owed.amount();
-        let unnoticed = owed_amount != adjustment.noticed || (!owed.is_nothing() && adjustment.unstated.is_empty());
+        let more = owed_amount.and_then(|now| now.checked_sub(adjustment.noticed));
+        let unnoticed = more.is_some_and(|m| !m.is_zero()) || (!owed.is_nothing() && adjustment.unstated.is_empty());
         if !usage.is_empty() || !counts.is_empty() || named || unnoticed {
-            let amount = owed_amount.checked_sub(adjustment.noticed).unwrap_or(owed_amount);
-            adjustment.noticed = owed_amount;
+            if let (Some(now), Some(_)) = (owed_amount, more) {
+                adjustment.noticed = now;
+            }
             let mut reasons: BTreeMap<Reason, i64> = BTreeMap::new();
             for (&(_, reason), &change) in &counts {
                 *reasons.entry(reason).or_default() += change;
@@ -164,7 +167,7 @@ impl Machine {
                 account_id: id.to_owned(),
                 period: month.to_string(),
                 currency: profile.currency.to_string(),
-                usage: self.usage_rows(usage.iter().map(|(&(k, m), &n)| (k, m, n))),
+                usage: self.usage_rows(account, month, usage.iter().map(|(&(k, m), &n)| (k, m, n))),
                 outcomes: reasons
                     .iter()
                     .map(|(reason, &change)| pb::OutcomeCountChange {
@@ -173,8 +176,9 @@ impl Machine {
                     })
                     .collect(),
                 noticed_at: Some(timestamp(now)),
-                amount: crate::model::money::decimal_string(amount),
+                amount: more.map(decimal_string).unwrap_or_default(),
                 calls,
+                error: more.map_or_else(|| OVERFLOW.to_owned(), |_| String::new()),
             };
             let record = pb::StatementRecord {
                 body: Some(pb::statement_record::Body::AdjustmentNoticed(notice)),
@@ -215,8 +219,15 @@ impl Machine {
         }
     }
 
-    /// What the next statement says of the account's changed closed periods, and takes it as stated.
-    pub(super) fn state_adjustments(&mut self, account: u32, closing: Month) -> Stated {
+    /// What the next statement says of the account's changed closed periods, taken as stated and added to the statement's
+    /// totals. A line that would overflow either carries the error, as one that overflows by itself: its quantity is stated,
+    /// the amounts stay.
+    pub(super) fn state_adjustments(
+        &mut self,
+        account: u32,
+        closing: Month,
+        totals: &mut BTreeMap<Currency, Decimal>,
+    ) -> Stated {
         let months: Vec<Month> = self
             .adjustments
             .range((account, Month::MIN)..=(account, Month::MAX))
@@ -252,15 +263,19 @@ impl Machine {
             let closed = self.closed.entry((account, month)).or_default();
             for line in owed.lines {
                 let so_far = closed.stated.entry(line.key.clone()).or_default();
-                so_far.0 = so_far.0.checked_add(line.quantity).unwrap_or(so_far.0);
-                so_far.1 = so_far.1.checked_add(line.amount).unwrap_or(so_far.1);
+                so_far.0.0 = so_far.0.0.saturating_add(line.quantity.0);
+                let total = totals.entry(currency).or_default();
+                let amount = line.amount.and_then(|amount| {
+                    (so_far.1, *total) = (so_far.1.checked_add(amount)?, total.checked_add(amount)?);
+                    Some(amount)
+                });
                 let said = pb::StatementLine {
                     original_period: month.to_string(),
                     reason: "adjustment".to_owned(),
                     notices: notices.clone(),
-                    ..super::close::statement_line(&line.key, line.quantity, Some(line.amount))
+                    ..super::close::statement_line(&line.key, line.quantity, amount)
                 };
-                stated.lines.push((currency, line.amount, said));
+                stated.lines.push((currency, said));
             }
             for (key, quantity) in owed.unpriced {
                 let so_far = closed.unpriced.entry(key.clone()).or_default();

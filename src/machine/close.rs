@@ -26,6 +26,18 @@ const LOAD_PERIODS_MAX: usize = 64;
 /// Finished months that are kept for whoever asks how they ended (RULES §6, `history`).
 const HISTORY_MONTHS: usize = 25;
 
+/// Stands in a tally for a sum that can't be expressed. It stays, whatever is added: a sum of rounded amounts never is that.
+pub const OVERFLOWED: Decimal = Decimal::MAX;
+
+/// Said instead of an amount that can't be expressed (RULES §7).
+pub(super) const OVERFLOW: &str = "overflow: the amount can't be expressed; split the account or the unit";
+
+/// A tally's sum with one more amount.
+fn added(sum: Decimal, amount: Decimal) -> Decimal {
+    let sum = Some(sum).filter(|s| *s != OVERFLOWED);
+    sum.and_then(|s| s.checked_add(amount)).unwrap_or(OVERFLOWED)
+}
+
 /// Stands for every account in a hold.
 pub const EVERY_ACCOUNT: u32 = u32::MAX;
 
@@ -42,7 +54,7 @@ pub struct MonthTally {
     pub outcomes: BTreeMap<Outcome, i64>,
     /// Billed quantities by meter, as frozen.
     pub quantities: BTreeMap<Sym, i128>,
-    /// Totals of the statements.
+    /// Totals of the statements; [`OVERFLOWED`] where they can't be added up.
     pub amounts: BTreeMap<Currency, Decimal>,
     /// Sequence of the first statement; 0 = none.
     pub first_sequence: u64,
@@ -61,7 +73,7 @@ pub(super) fn statement_line(key: &PriceKey, quantity: Quantity, amount: Option<
         quantity: quantity.to_string(),
         amount: amount.map(decimal_string).unwrap_or_default(),
         error: if amount.is_none() {
-            "overflow: the amount can't be expressed; split the account or the unit".to_owned()
+            OVERFLOW.to_owned()
         } else {
             String::new()
         },
@@ -188,8 +200,13 @@ impl Machine {
         )
     }
 
-    /// Usage rows by name, zeros left out.
-    pub(super) fn usage_rows(&self, usage: impl Iterator<Item = (LineKey, Sym, i128)>) -> Vec<pb::UsageRow> {
+    /// Usage rows of an account's period by name, zeros left out.
+    pub(super) fn usage_rows(
+        &self,
+        account: u32,
+        month: Month,
+        usage: impl Iterator<Item = (LineKey, Sym, i128)>,
+    ) -> Vec<pb::UsageRow> {
         let symbols = &self.names.symbols;
         let mut rows: Vec<pb::UsageRow> = usage
             .filter(|(_, _, nano)| *nano != 0)
@@ -200,13 +217,7 @@ impl Machine {
                 class: key.class.as_str().to_owned(),
                 quantity: Quantity(nano).to_string(),
                 original_period: String::new(),
-                dimensions: self
-                    .names
-                    .of(key.dimensions)
-                    .dimensions
-                    .iter()
-                    .map(|d| symbols.name(d.1).to_owned())
-                    .collect(),
+                dimensions: self.dimension_values(account, month, key.dimensions),
             })
             .collect();
         rows.sort_unstable_by(|a, b| {
@@ -249,7 +260,10 @@ impl Machine {
         counts.retain(|_, calls| *calls != 0);
         let cards = self.ledger.version;
         let rated = self.rate(account, month, cards);
-        let adjustments = self.state_adjustments(account, month);
+        let profile = self.profile_of_period(account, month);
+        // An adjustment is in the currency of its own period: unlike ones are never added up.
+        let mut totals = BTreeMap::from([(profile.currency, rated.total)]);
+        let adjustments = self.state_adjustments(account, month, &mut totals);
         if let Some(owner) = self.accounts.get_mut(account)
             && let Some(period) = owner.periods.iter_mut().rfind(|p| p.month == month)
         {
@@ -290,12 +304,7 @@ impl Machine {
             return;
         }
         let mut lines: Vec<pb::StatementLine> = rated.lines.iter().map(super::rating::Line::to_contract).collect();
-        let profile = self.profile_of_period(account, month);
-        // An adjustment is in the currency of its own period: unlike ones are never added up.
-        let mut totals = BTreeMap::from([(profile.currency, rated.total)]);
-        for (currency, amount, line) in adjustments.lines {
-            let total = totals.entry(currency).or_default();
-            *total = total.checked_add(amount).unwrap_or(*total);
+        for (currency, line) in adjustments.lines {
             let other = currency != profile.currency;
             lines.push(pb::StatementLine {
                 currency: if other { currency.to_string() } else { String::new() },
@@ -322,7 +331,7 @@ impl Machine {
             until: Some(timestamp(stored.until)),
             time_zone: profile.zone.name().to_owned(),
             currency: profile.currency.to_string(),
-            usage: self.usage_rows(usage.iter().map(|(&(k, m), &n)| (k, m, n))),
+            usage: self.usage_rows(account, month, usage.iter().map(|(&(k, m), &n)| (k, m, n))),
             lines,
             total: decimal_string(total),
             outcomes: outcomes
@@ -340,6 +349,7 @@ impl Machine {
                 .map(|(currency, &amount)| pb::CurrencyAmount {
                     currency: currency.to_string(),
                     amount: decimal_string(amount),
+                    error: String::new(),
                 })
                 .collect(),
         };
@@ -359,7 +369,7 @@ impl Machine {
         tally.last_sequence = sequence;
         for (currency, total) in totals {
             let sum = tally.amounts.entry(currency).or_default();
-            *sum = sum.checked_add(total).unwrap_or(*sum);
+            *sum = added(*sum, total);
         }
     }
 
@@ -391,7 +401,10 @@ impl Machine {
                 .iter()
                 .map(|(currency, &amount)| pb::CurrencyAmount {
                     currency: currency.to_string(),
-                    amount: decimal_string(amount),
+                    amount: Some(amount)
+                        .filter(|a| *a != OVERFLOWED)
+                        .map_or_else(String::new, decimal_string),
+                    error: if amount == OVERFLOWED { OVERFLOW } else { "" }.to_owned(),
                 })
                 .collect(),
             first_sequence: tally.first_sequence,

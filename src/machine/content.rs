@@ -1,94 +1,21 @@
-//! What a control record shows by itself, before anything is known of the log: the first reasons of RULES §5.
+//! What a control record shows by itself, before anything is known of the log: the first reasons of RULES §5, in their order.
 
 use std::collections::BTreeMap;
 
-use crate::model::limits::{ID_BYTES_MAX, SCALE_MAX};
+use crate::model::limits::{
+    CONTROL_BYTES_MAX, DIMENSION_KEY_BYTES_MAX, LABEL_BYTES_MAX, METERS_PER_CALL_MAX, ROLLUP_DIMENSIONS_MAX, SCALE_MAX,
+    WORDS_BYTES_MAX,
+};
 use crate::model::quantity::Quantity;
 use crate::model::reject::{Reject, RejectReason};
 use crate::wire::check::is_known_meter;
-use crate::wire::operator_keys::is_key_id;
+use crate::wire::control_fields;
 use crate::wire::pb::{self, control::Body};
 
-pub(super) fn missing(field: &'static str) -> Reject {
-    Reject::new(RejectReason::MissingField, field, "absent or empty")
-}
-
-/// Ids of a body that must be there, and those that may be empty.
-fn ids_of(body: &Body) -> (Vec<(&'static str, &str)>, Vec<(&'static str, &str)>) {
-    match body {
-        Body::AccountProfile(profile) => (vec![("account_profile.account_id", &profile.account_id)], vec![]),
-        Body::Correction(correction) => (
-            vec![
-                ("correction.account_id", &correction.account_id),
-                ("correction.call_id", &correction.call_id),
-            ],
-            vec![],
-        ),
-        Body::HoldClose(hold) => (vec![], vec![("hold_close.account_id", &hold.account_id)]),
-        Body::ReleaseClose(release) => (vec![], vec![("release_close.account_id", &release.account_id)]),
-        Body::OperatorKeys(keys) => {
-            let added = keys
-                .add
-                .iter()
-                .map(|key| ("operator_keys.add.key_id", key.key_id.as_str()));
-            let removed = keys.remove.iter().map(|id| ("operator_keys.remove", id.as_str()));
-            (added.chain(removed).collect(), vec![])
-        }
-        Body::Policy(_) | Body::RateCard(_) => (vec![], vec![]),
-    }
-}
-
-/// What else must be there.
-fn missing_in(body: &Body) -> Option<&'static str> {
-    match body {
-        Body::Correction(correction) if correction.bill.is_none() => Some("correction.bill"),
-        Body::Correction(correction) if correction.reason.is_empty() => Some("correction.reason"),
-        Body::RateCard(card) if card.effective_from.is_none() => Some("rate_card.effective_from"),
-        Body::HoldClose(hold) if hold.period.is_empty() => Some("hold_close.period"),
-        Body::ReleaseClose(release) if release.period.is_empty() => Some("release_close.period"),
-        Body::OperatorKeys(keys) if keys.add.is_empty() && keys.remove.is_empty() => Some("operator_keys"),
-        _ => None,
-    }
-}
-
-fn check_id(field: &'static str, id: &str) -> Result<(), Reject> {
-    if id.len() > ID_BYTES_MAX || id.chars().any(char::is_control) {
-        return Err(Reject::new(
-            RejectReason::BadId,
-            field,
-            format!("{} bytes, or control characters", id.len()),
-        ));
-    }
-    if field.starts_with("operator_keys") && !is_key_id(id) {
-        return Err(Reject::new(RejectReason::BadId, field, format!("{id:?} has a colon")));
-    }
-    Ok(())
-}
-
 /// Checks it; `dated` asks for `issued_at`, too.
-pub(super) fn check(control: &pb::Control, dated: bool) -> Result<(), Reject> {
-    if control.id.is_empty() {
-        return Err(missing("control.id"));
-    }
-    let Some(body) = &control.body else {
-        return Err(missing("control.body"));
-    };
-    if dated && control.issued_at.is_none() {
-        return Err(missing("control.issued_at"));
-    }
-    let (needed, others) = ids_of(body);
-    if let Some((field, _)) = needed.iter().find(|(_, id)| id.is_empty()) {
-        return Err(missing(field));
-    }
-    if let Some(field) = missing_in(body) {
-        return Err(missing(field));
-    }
-    check_id("control.id", &control.id)?;
-    needed
-        .into_iter()
-        .chain(others)
-        .try_for_each(|(field, id)| check_id(field, id))?;
-    if let Body::Correction(correction) = body {
+pub(super) fn check(control: &pb::Control, dated: bool, record_bytes: usize) -> Result<(), Reject> {
+    control_fields::check(control, dated)?;
+    if let Some(Body::Correction(correction)) = &control.body {
         let unknown = |q: &&pb::Quantity| pb::Provenance::try_from(q.provenance).is_err();
         if let Some(quantity) = correction.quantities.iter().find(unknown) {
             return Err(Reject::new(
@@ -99,7 +26,43 @@ pub(super) fn check(control: &pb::Control, dated: bool) -> Result<(), Reject> {
         }
         quantities_of(correction)?;
     }
-    Ok(())
+    check_size(control, record_bytes)
+}
+
+fn check_size(control: &pb::Control, record_bytes: usize) -> Result<(), Reject> {
+    let within = |field: &'static str, found: usize, limit: usize, of: &str| {
+        if found <= limit {
+            return Ok(());
+        }
+        let detail = format!("{found} {of}; at most {limit}");
+        Err(Reject::new(RejectReason::TooLarge, field, detail))
+    };
+    let bytes = |field, text: &str, limit| within(field, text.len(), limit, "bytes");
+    within("record", record_bytes, CONTROL_BYTES_MAX, "bytes")?;
+    bytes("control.actor", &control.actor, WORDS_BYTES_MAX)?;
+    match &control.body {
+        Some(Body::Correction(correction)) => {
+            bytes("correction.reason", &correction.reason, WORDS_BYTES_MAX)?;
+            let meters = correction.quantities.len();
+            within("correction.quantities", meters, METERS_PER_CALL_MAX, "meters")?;
+            let mut quantities = correction.quantities.iter();
+            quantities.try_for_each(|q| bytes("correction.quantities", &q.meter, LABEL_BYTES_MAX))
+        }
+        Some(Body::Policy(policy)) => {
+            let names = policy.rollup_dimensions.as_ref().map_or(&[][..], |names| &names.names);
+            let field = "policy.rollup_dimensions";
+            within(field, names.len(), ROLLUP_DIMENSIONS_MAX, "names")?;
+            names
+                .iter()
+                .try_for_each(|name| bytes(field, name, DIMENSION_KEY_BYTES_MAX))
+        }
+        Some(Body::RateCard(card)) => card.prices.iter().try_for_each(|price| {
+            [&price.product, &price.meter, &price.service]
+                .into_iter()
+                .try_for_each(|text| bytes("rate_card.prices", text, LABEL_BYTES_MAX))
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// The quantities of a correction, by meter.

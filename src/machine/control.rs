@@ -13,13 +13,13 @@ use super::fold::{Machine, Record};
 use super::verdict::Correction;
 use crate::model::Ms;
 use crate::model::id::CallKey;
-use crate::model::limits::{DIMENSION_KEY_BYTES_MAX, ROLLUP_DIMENSIONS_MAX};
 use crate::model::money::Currency;
 use crate::model::period::{self, Month, Zone};
 use crate::model::policy::Policy;
 use crate::model::reject::{Reject, RejectReason};
 use crate::model::symbol::Sym;
 use crate::wire::check::instant_ms;
+use crate::wire::control_fields::missing;
 use crate::wire::pb;
 use pb::control::Body;
 
@@ -106,29 +106,28 @@ impl Machine {
     }
 
     fn accept(&mut self, record: &Record<'_>, control: &pb::Control) -> Result<(), Reject> {
-        content::check(control, self.authority.is_signed())?;
+        content::check(control, self.authority.is_signed(), record.bytes.len())?;
         self.authority.check(record)?;
         self.check_place(account_of(control))?;
         let Some(body) = &control.body else {
-            return Err(content::missing("control.body"));
+            return Err(missing("control.body"));
         };
         let hash = content_hash(control);
         let now = self.now();
         let issued_ms = control.issued_at.as_ref().map(instant_ms);
-        if let Some(issued_ms) = issued_ms.filter(|&at| at < self.clock.late_line) {
-            return Err(Reject::new(
-                RejectReason::Expired,
-                "control.issued_at",
-                format!("{} ms before the clock", now.saturating_sub(issued_ms)),
-            ));
-        }
+        let expired = issued_ms.filter(|&at| at < self.clock.late_line);
         self.ledger.forget(self.clock.forget_line);
         let known = self.ledger.ids.get(&control.id).map(|(known, _)| *known == hash);
-        if known == Some(true) {
+        if known == Some(true) && expired.is_none() {
             return Ok(());
         }
+        // From here on in the order of RULES §5.
         let everyone = is_for_everyone(control);
-        let expected = if everyone { self.ledger.version + 1 } else { 0 };
+        let expected = if everyone {
+            self.ledger.version.saturating_add(1)
+        } else {
+            0
+        };
         if control.control_version != expected {
             return Err(Reject::new(
                 RejectReason::BadVersion,
@@ -136,15 +135,24 @@ impl Machine {
                 format!("{}; expected {expected}", control.control_version),
             ));
         }
+        if let Body::Correction(correction) = body {
+            self.check_correction(correction)?;
+        }
         if known == Some(false) {
-            // Reasons that come before it in RULES §5 are given first.
-            if let Body::Correction(correction) = body {
-                self.check_correction(correction)?;
-            }
             return Err(Reject::new(
                 RejectReason::ConflictingId,
                 "control.id",
                 format!("{:?} was accepted with other content", control.id),
+            ));
+        }
+        if let Body::RateCard(card) = body {
+            self.check_effective(card)?;
+        }
+        if let Some(issued_ms) = expired {
+            return Err(Reject::new(
+                RejectReason::Expired,
+                "control.issued_at",
+                format!("{} ms before the clock", now.saturating_sub(issued_ms)),
             ));
         }
         match body {
@@ -310,12 +318,9 @@ impl Machine {
         }
         if let Some(names) = &change.rollup_dimensions {
             let field = "policy.rollup_dimensions";
-            if names.names.len() > ROLLUP_DIMENSIONS_MAX {
-                return Err(bad(field, format!("{} names; at most 3", names.names.len())));
-            }
             for (i, name) in names.names.iter().enumerate() {
-                if name.is_empty() || name.len() > DIMENSION_KEY_BYTES_MAX {
-                    return Err(bad(field, format!("name {name:?}: 1 to 64 bytes")));
+                if name.is_empty() {
+                    return Err(bad(field, "an empty name"));
                 }
                 if names.names[..i].contains(name) {
                     return Err(bad(field, format!("name {name:?} twice")));
@@ -341,26 +346,29 @@ impl Machine {
         Ok(())
     }
 
-    fn take_card(&mut self, card: &pb::RateCard, version: u64) -> Result<(), Reject> {
-        let card = crate::wire::prices::rate_card(card, version)
-            .map_err(|e| Reject::new(RejectReason::BadControl, "rate_card", e.to_string()))?;
-        if !self.cards.is_empty()
-            && let Some(now) = self.clock.now
-        {
-            let line = period::latest_month_start_utc_plus_14(now);
-            if card.effective_from_ms < line {
-                return Err(Reject::new(
-                    RejectReason::NotEffective,
-                    "rate_card.effective_from",
-                    format!(
-                        "{}; the earliest that can still take effect is {}",
-                        period::rfc3339(card.effective_from_ms),
-                        period::rfc3339(line)
-                    ),
-                ));
-            }
+    /// That a card isn't for a time which is settled already; the log's first may be.
+    fn check_effective(&self, card: &pb::RateCard) -> Result<(), Reject> {
+        let (Some(now), Some(from)) = (self.clock.now, &card.effective_from) else {
+            return Ok(());
+        };
+        let (from, line) = (instant_ms(from), period::latest_month_start_utc_plus_14(now));
+        if self.cards.is_empty() || from >= line {
+            return Ok(());
         }
-        self.cards.push(card);
+        Err(Reject::new(
+            RejectReason::NotEffective,
+            "rate_card.effective_from",
+            format!(
+                "{}; the earliest that can still take effect is {}",
+                period::rfc3339(from),
+                period::rfc3339(line)
+            ),
+        ))
+    }
+
+    fn take_card(&mut self, card: &pb::RateCard, version: u64) -> Result<(), Reject> {
+        self.cards
+            .push(crate::wire::prices::rate_card(card, version).map_err(|e| bad("rate_card", e.to_string()))?);
         Ok(())
     }
 

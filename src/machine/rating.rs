@@ -94,10 +94,10 @@ impl Owed {
         self.lines.is_empty() && self.unpriced.is_empty()
     }
 
-    /// Sum of the lines.
-    pub fn amount(&self) -> Decimal {
-        let amounts = self.lines.iter().map(|l| l.amount);
-        amounts.fold(Decimal::ZERO, |sum, amount| sum.checked_add(amount).unwrap_or(sum))
+    /// Sum of the lines; `None` if it, or one of them, can't be expressed.
+    pub fn amount(&self) -> Option<Decimal> {
+        let mut amounts = self.lines.iter().map(|l| l.amount);
+        amounts.try_fold(Decimal::ZERO, |sum, amount| sum.checked_add(amount?))
     }
 }
 
@@ -108,8 +108,8 @@ pub struct AdjustmentLine {
     pub key: LineKey,
     /// More (or less) of it.
     pub quantity: Quantity,
-    /// More (or less) money.
-    pub amount: Decimal,
+    /// More (or less) money; `None` if it can't be expressed: then what was stated stays.
+    pub amount: Option<Decimal>,
 }
 
 /// `quantity / per × price`, exactly; `None` where 96 bits don't hold it.
@@ -269,6 +269,7 @@ impl Rated {
     pub fn stated(&self) -> BTreeMap<LineKey, (Quantity, Decimal)> {
         self.lines
             .iter()
+            // Of a line with an error nothing is stated but its quantity: once it can be expressed, all of it is owed.
             .map(|l| (l.key.clone(), (l.quantity, l.amount.unwrap_or_default())))
             .collect()
     }
@@ -281,16 +282,18 @@ impl Rated {
 
 /// What a period rated as now known owes beyond what was stated, line by line.
 pub fn difference(rated: &Rated, stated: &BTreeMap<LineKey, (Quantity, Decimal)>) -> Vec<AdjustmentLine> {
-    let mut owed: BTreeMap<&LineKey, (Quantity, Decimal)> =
-        stated.iter().map(|(k, (q, a))| (k, (Quantity(-q.0), -*a))).collect();
+    let mut owed: BTreeMap<&LineKey, (Quantity, Option<Decimal>)> = stated
+        .iter()
+        .map(|(k, (q, a))| (k, (Quantity(-q.0), Some(-*a))))
+        .collect();
     for line in &rated.lines {
-        let entry = owed.entry(&line.key).or_default();
-        entry.0.0 = entry.0.0.saturating_add(line.quantity.0);
-        let amount = line.amount.unwrap_or_default();
-        entry.1 = entry.1.checked_add(amount).unwrap_or(amount);
+        let (quantity, amount) = owed.entry(&line.key).or_insert((Quantity(0), Some(Decimal::ZERO)));
+        quantity.0 = quantity.0.saturating_add(line.quantity.0);
+        *amount = amount.zip(line.amount).and_then(|(less, now)| less.checked_add(now));
     }
+    // An amount that can't be expressed is told once, with the quantity that led to it.
     owed.into_iter()
-        .filter(|(_, (quantity, amount))| quantity.0 != 0 || !amount.is_zero())
+        .filter(|(_, (quantity, amount))| quantity.0 != 0 || amount.is_some_and(|a| !a.is_zero()))
         .map(|(key, (quantity, amount))| AdjustmentLine {
             key: key.clone(),
             quantity,

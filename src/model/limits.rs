@@ -6,6 +6,10 @@ pub const ID_BYTES_MAX: usize = 128;
 pub const LABEL_BYTES_MAX: usize = 128;
 /// Bytes of one record as received (`too_large`).
 pub const RECORD_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a control record as received (`too_large`): a rate card may have thousands of prices.
+pub const CONTROL_BYTES_MAX: usize = 1 << 20;
+/// Bytes of an operator's own words, kept with the call that a correction is about: `actor`, a correction's `reason`.
+pub const WORDS_BYTES_MAX: usize = 1_024;
 /// Pairs in `dimensions`, and in `native` (contract, `CallEvent.dimensions`).
 pub const DIMENSIONS_MAX: usize = 16;
 /// Bytes of a dimension's key (contract).

@@ -7,16 +7,21 @@ use serde_json::{Map, Value, json};
 use super::PartitionError;
 use super::read::KnownCall;
 use super::worker::Partition;
+use crate::log::batch::Polled;
 use crate::log::{Batch, Log, LogError};
 use crate::machine::clock::Source;
 use crate::machine::evidence::Scope;
-use crate::model::limits::AHEAD_MS_MAX;
+use crate::model::limits::{AHEAD_MS_MAX, TICK_SKEW_MS_MAX};
 use crate::model::outcome::ROWS;
 use crate::model::period::{Month, rfc3339};
 use crate::model::quantity::Quantity;
 use crate::wire::json as wire_json;
 use crate::wire::pb;
+use crate::wire::protobuf;
 use crate::wire::record::{self, Kind};
+
+/// How long after a call's last change the log is still looked through, in its time: for copies that changed nothing.
+const SCANNED_AFTER_MS: i64 = 3_600_000;
 
 /// Bytes of records that are looked through at a time.
 const SCAN_BYTES: usize = 4 << 20;
@@ -150,7 +155,8 @@ fn describe(partition: &Partition, known: &KnownCall) -> (Value, Vec<ExplainedQu
     (value, quantities)
 }
 
-/// Scans the partition for the call's events, from where its first one can be.
+/// Scans the partition for the call's events, from where its first one can be to an hour of the log's time after its last
+/// change. Of a call that is forgotten no more is known than that the log may still have it.
 pub fn find_events(
     log: &dyn Log,
     partition: &Partition,
@@ -162,13 +168,19 @@ pub fn find_events(
     let end = log.end(number)?;
     let mut next = log.start(number)?;
     // Append times never go back in the embedded log. In a `ticks` log they say when the history was imported.
-    let earliest = match (partition.machine.clock.source, known) {
+    let source = partition.machine.clock.source;
+    let earliest = match (source, known) {
         (Source::Append, Some(known)) => Some(known.call.evidence.first - AHEAD_MS_MAX),
         _ => None,
     };
     if let Some(earliest) = earliest {
         next = first_appended_at(log, number, next, end, earliest)?;
     }
+    let over = known.map(|known| {
+        let call = &known.call;
+        let last = call.since.max(call.changed).max(call.evidence.last);
+        last.saturating_add(SCANNED_AFTER_MS)
+    });
     let finder = memmem::Finder::new(call);
     let mut batch = Batch::default();
     let mut events = Vec::new();
@@ -179,7 +191,14 @@ pub fn find_events(
         }
         for polled in batch.iter() {
             next = polled.offset + 1;
-            if !matches!(polled.kind, Kind::Event | Kind::Control) || finder.find(polled.bytes).is_none() {
+            if polled.kind == Kind::Tick && over.is_some_and(|over| is_past(source, &polled, over)) {
+                return Ok(events);
+            }
+            // JSON may have the id in other letters: a quote or a slash behind a backslash, or \u0061.
+            let escaped = || record::is_json(polled.bytes) && memchr::memchr(b'\\', polled.bytes).is_some();
+            if !matches!(polled.kind, Kind::Event | Kind::Control)
+                || (finder.find(polled.bytes).is_none() && !escaped())
+            {
                 continue;
             }
             if let Some(event) = matching(polled.kind, polled.bytes, account, call) {
@@ -192,6 +211,21 @@ pub fn find_events(
         }
     }
     Ok(events)
+}
+
+/// Whether the log's clock has passed `over` for good with this tick. In an `append` log the records after an accepted one have
+/// append times that aren't before it by more than what a tick may lie from its own.
+fn is_past(source: Source, tick: &Polled<'_>, over: i64) -> bool {
+    let Ok(at) = protobuf::decode_tick(tick.bytes) else {
+        return false;
+    };
+    match source {
+        Source::Ticks => at > over,
+        Source::Append => {
+            let accepted = at.abs_diff(tick.append_ms) <= TICK_SKEW_MS_MAX.unsigned_abs();
+            accepted && at.saturating_sub(TICK_SKEW_MS_MAX) > over
+        }
+    }
 }
 
 fn first_appended_at(log: &dyn Log, number: u32, start: u64, end: u64, earliest: i64) -> Result<u64, LogError> {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use memchr::memmem;
+
 use super::PartitionError;
 use super::worker::Partition;
 use crate::machine::calls::{Call, Slot};
@@ -123,6 +125,23 @@ impl Partition {
         }
     }
 
+    /// The next outputs of a topic in order, those that aren't delivered yet included; none: there are no more.
+    pub fn outputs_after(&self, topic: Topic, after: u64) -> Result<Vec<Output>, PartitionError> {
+        let outputs = self.log.read_outputs(self.number, topic, after, OUTPUTS_AT_A_TIME)?;
+        if !outputs.is_empty() {
+            return Ok(outputs);
+        }
+        let mut after = after;
+        let mut waiting = Vec::new();
+        for output in self.unsent.iter().chain(&self.machine.outputs.pending) {
+            if output.topic == topic && output.sequence > after {
+                after = output.sequence;
+                waiting.push(output.clone());
+            }
+        }
+        Ok(waiting)
+    }
+
     /// Every output of a topic in order, those that aren't delivered yet included.
     pub fn outputs(
         &self,
@@ -131,38 +150,56 @@ impl Partition {
     ) -> Result<(), PartitionError> {
         let mut after = 0;
         loop {
-            let outputs = self.log.read_outputs(self.number, topic, after, OUTPUTS_AT_A_TIME)?;
+            let outputs = self.outputs_after(topic, after)?;
             let Some(last) = outputs.last() else {
-                break;
+                return Ok(());
             };
             after = last.sequence;
             outputs.iter().try_for_each(&mut take)?;
         }
-        for output in self.unsent.iter().chain(&self.machine.outputs.pending) {
-            if output.topic == topic && output.sequence > after {
-                after = output.sequence;
-                take(output)?;
-            }
-        }
-        Ok(())
     }
 
     /// Every verdict and amendment in the order in which they were decided.
-    pub fn verdicts(&self, mut take: impl FnMut(pb::CallSettled)) -> Result<(), PartitionError> {
-        let damaged = |_| {
-            self.rocks.damaged(Damaged {
-                what: "chunk of the calls output",
-            })
-        };
-        self.outputs(Topic::Calls, |output| {
-            calls_of(&output.body).map_err(damaged)?.into_iter().for_each(&mut take);
+    pub fn verdicts(&self, take: impl FnMut(pb::CallSettled)) -> Result<(), PartitionError> {
+        self.verdicts_in(|_| true, take)
+    }
+
+    /// Those of one call. Only what holds its id is decoded.
+    pub fn verdicts_of(
+        &self,
+        account: &str,
+        call: &str,
+        mut take: impl FnMut(pb::CallSettled),
+    ) -> Result<(), PartitionError> {
+        let id = memmem::Finder::new(call);
+        self.verdicts_in(
+            |chunk| id.find(chunk).is_some(),
+            |verdict| {
+                if verdict.account_id == account && verdict.call_id == call {
+                    take(verdict);
+                }
+            },
+        )
+    }
+
+    fn verdicts_in(
+        &self,
+        wanted: impl Fn(&[u8]) -> bool,
+        mut take: impl FnMut(pb::CallSettled),
+    ) -> Result<(), PartitionError> {
+        let mut chunk = |body: &[u8]| {
+            if wanted(body) {
+                let calls = calls_of(body).map_err(|_| {
+                    self.rocks.damaged(Damaged {
+                        what: "chunk of the calls output",
+                    })
+                })?;
+                calls.into_iter().for_each(&mut take);
+            }
             Ok(())
-        })?;
-        calls_of(&self.machine.outputs.calls)
-            .map_err(damaged)?
-            .into_iter()
-            .for_each(take);
-        Ok(())
+        };
+        self.outputs(Topic::Calls, |output| chunk(&output.body))?;
+        chunk(&self.machine.outputs.calls)
     }
 
     /// Every record of the statements topic in order, with its sequence.

@@ -125,11 +125,24 @@ pub struct Sum {
 /// Rows by service, product, meter and class; rollup dimensions are added up, zeros left out.
 pub fn sums(rows: Vec<pb::UsageRow>) -> Vec<Sum> {
     let mut summed: BTreeMap<(String, String, String, String, String), i128> = BTreeMap::new();
+    // One that can't be read is shown as it stands, never as nothing.
+    let mut unreadable = Vec::new();
     for row in rows {
-        let quantity: Quantity = row.quantity.parse().unwrap_or_default();
-        *summed
+        let Ok(quantity) = row.quantity.parse::<Quantity>() else {
+            unreadable.push(Sum {
+                service: row.service,
+                product: row.product,
+                meter: row.meter,
+                class: row.class,
+                quantity: row.quantity,
+                original_period: row.original_period,
+            });
+            continue;
+        };
+        let sum = summed
             .entry((row.original_period, row.service, row.product, row.meter, row.class))
-            .or_default() += quantity.0;
+            .or_default();
+        *sum = sum.saturating_add(quantity.0);
     }
     summed
         .into_iter()
@@ -142,6 +155,7 @@ pub fn sums(rows: Vec<pb::UsageRow>) -> Vec<Sum> {
             quantity: Quantity(nano).to_string(),
             original_period,
         })
+        .chain(unreadable)
         .collect()
 }
 
@@ -290,6 +304,9 @@ pub struct AdjustmentRow {
     pub reasons: BTreeMap<String, i64>,
     /// What the period owes more or less than all stated and noticed before.
     pub amount: String,
+    /// Set instead of an amount.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub error: String,
     /// A full hour of the log's clock.
     pub noticed_at: String,
     /// The first calls that caused it.
@@ -309,6 +326,7 @@ impl AdjustmentRow {
             usage: sums(notice.usage),
             reasons: notice.outcomes.into_iter().map(|c| (c.name, c.change)).collect(),
             amount: notice.amount,
+            error: notice.error,
             noticed_at: instant(notice.noticed_at),
             calls: notice.calls,
             sequence,
@@ -408,5 +426,22 @@ impl From<pb::Rejected> for RejectRow {
             record_encoding,
             truncated: reject.truncated,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantity_that_cannot_be_read_is_shown_as_it_stands() {
+        let row = |quantity: &str| pb::UsageRow {
+            meter: "output_tokens".to_owned(),
+            quantity: quantity.to_owned(),
+            ..pb::UsageRow::default()
+        };
+        let sums = sums(vec![row("2"), row("many"), row("3")]);
+        let shown: Vec<&str> = sums.iter().map(|s| s.quantity.as_str()).collect();
+        assert_eq!(shown, ["5", "many"]);
     }
 }

@@ -114,11 +114,12 @@ pub fn from_json(value: Value) -> Result<pb::Control, Reject> {
         body: None,
     };
     let mut bodies = Vec::new();
+    let mut unknown_enum = None;
     if let Some(body) = object.object("account_profile")? {
         bodies.push(profile(body)?);
     }
     if let Some(body) = object.object("correction")? {
-        bodies.push(correction(body)?);
+        bodies.push(correction(body, &mut unknown_enum)?);
     }
     if let Some(body) = object.object("policy")? {
         bodies.push(policy(body)?);
@@ -151,6 +152,12 @@ pub fn from_json(value: Value) -> Result<pb::Control, Reject> {
         ));
     }
     control.body = bodies.pop();
+    if let Some((field, text)) = unknown_enum {
+        // A number would do as it is; a name is told while it is known, in its turn.
+        super::control_fields::check(&control, false)?;
+        let detail = format!("{text} is not one");
+        return Err(Reject::new(RejectReason::UnknownEnum, field, detail));
+    }
     Ok(control)
 }
 
@@ -164,16 +171,9 @@ fn profile(mut body: Object<'_>) -> Result<Body, Reject> {
     Ok(Body::AccountProfile(profile))
 }
 
-fn correction(mut body: Object<'_>) -> Result<Body, Reject> {
-    let (mut unknown_enum, mut bad_quantity) = (None, None);
-    let quantities = quantities(&mut body, "quantities", &mut unknown_enum, &mut bad_quantity)?;
-    if let Some((field, text)) = unknown_enum {
-        return Err(Reject::new(
-            RejectReason::UnknownEnum,
-            field,
-            format!("{text} is not one"),
-        ));
-    }
+fn correction(mut body: Object<'_>, unknown_enum: &mut Option<(String, String)>) -> Result<Body, Reject> {
+    // One that can't be a quantity is a negative one, and rejected as such.
+    let quantities = quantities(&mut body, "quantities", unknown_enum, &mut None)?;
     let correction = pb::Correction {
         account_id: body.text("account_id")?,
         call_id: body.text("call_id")?,
@@ -303,6 +303,21 @@ mod tests {
         );
         assert!(decode(br#"{"id":"k","operator_keys":{"add":[{"id":"a"}]}}"#).is_err());
         Ok(())
+    }
+
+    #[test]
+    fn a_missing_field_is_told_before_an_unknown_name() {
+        let with = |more: &str| {
+            let text = format!(
+                r#"{{"id":"c-1","correction":{{"account_id":"acme","call_id":"c","bill":true{more},
+                "quantities":[{{"meter":"output_tokens","value":"1","provenance":"guess"}}]}}}}"#
+            );
+            decode(text.as_bytes()).map_err(|r| (r.reason, r.field.into_owned()))
+        };
+        let reason = RejectReason::MissingField;
+        assert_eq!(with(""), Err((reason, "correction.reason".to_owned())));
+        let field = "correction.quantities[0].provenance".to_owned();
+        assert_eq!(with(r#","reason":"r""#), Err((RejectReason::UnknownEnum, field)));
     }
 
     #[test]

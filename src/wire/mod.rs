@@ -5,6 +5,7 @@ pub mod check;
 #[cfg(feature = "store")]
 pub mod cloud_event;
 pub mod control;
+pub mod control_fields;
 pub mod control_json;
 pub mod envelope;
 mod fields;

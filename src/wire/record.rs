@@ -157,9 +157,30 @@ pub fn source_of(bytes: &[u8]) -> Option<String> {
 /// The account an event names, however broken the rest of it is.
 pub fn account_of(bytes: &[u8]) -> Option<String> {
     if is_json(bytes) {
-        let read = json::decode(bytes).ok()?;
-        Some(read.event.account_id).filter(|a| !a.is_empty())
+        // Whatever else is wrong with it: only the account's own partition judges it (RULES §1).
+        let value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+        let account = value.get("account_id").or_else(|| value.get("accountId"))?.as_str()?;
+        (!account.is_empty()).then(|| account.to_owned())
     } else {
         protobuf::account_of(bytes).map(str::to_owned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_account_is_read_however_broken_the_rest_is() {
+        for (text, account) in [
+            (r#"{"account_id":"acme","attempt":"many"}"#, Some("acme")),
+            (r#"{"accountId":"acme","occurred_at":7}"#, Some("acme")),
+            (r#"{"account_id":"acme","accountId":"other","end":[]}"#, Some("acme")),
+            (r#"{"account_id":7}"#, None),
+            (r#"{"account_id":""}"#, None),
+            (r#"{"account_id":"acme""#, None),
+        ] {
+            assert_eq!(account_of(text.as_bytes()).as_deref(), account, "{text}");
+        }
     }
 }

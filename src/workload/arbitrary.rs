@@ -112,6 +112,9 @@ impl Arbitrary {
         let mut made = event(&account, &call, Phase::Started, Observer::Edge, now - age);
         made.phase = [1, 2, 3, 4, 5, 5, 5, 5, 6, 6][seed.below(10) as usize];
         made.observer = [0, 1, 1, 1, 2, 2, 3][seed.below(7) as usize];
+        if seed.chance(100) {
+            made.started_at = Some(timestamp(now - age - seed.below(HOUR as u64) as Ms));
+        }
         made.attempt = [0, 0, 0, 1, 1, 2, 3][seed.below(7) as usize];
         made.seq = [0, 0, 0, 1, 2][seed.below(5) as usize];
         made.service = ["", "", "api", "batch"][seed.below(4) as usize].to_owned();

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
+use chrono::Datelike;
 use thiserror::Error;
 
 use super::seed::Seed;
@@ -87,6 +88,12 @@ pub enum TraceError {
     },
 }
 
+/// Tokens that a row may have of a kind: more is no request, and times would run out of the calendar.
+const TOKENS_MAX: u64 = 1_000_000_000;
+
+/// The first row, if it is no request.
+const HEADER: &str = "TIMESTAMP,ContextTokens,GeneratedTokens";
+
 /// One request of a trace.
 struct Request {
     at_ms: Ms,
@@ -115,8 +122,19 @@ fn parse(line: &str) -> Result<(Ms, u64, u64), String> {
         return Err("not three cells".to_owned());
     };
     let at = chrono::NaiveDateTime::parse_from_str(at, "%Y-%m-%d %H:%M:%S%.f").map_err(|e| format!("{at:?}: {e}"))?;
-    let tokens = |text: &str| text.parse::<u64>().map_err(|e| format!("{text:?}: {e}"));
+    let tokens = |text: &str| match text.parse::<u64>() {
+        Ok(tokens) if tokens <= TOKENS_MAX => Ok(tokens),
+        Ok(tokens) => Err(format!("{tokens} tokens; at most {TOKENS_MAX}")),
+        Err(cause) => Err(format!("{text:?}: {cause}")),
+    };
+    if !(1970..=9_998).contains(&at.year()) {
+        return Err(format!("{at}: the year is none of 1970 to 9998"));
+    }
     Ok((at.and_utc().timestamp_millis(), tokens(context)?, tokens(generated)?))
+}
+
+fn is_header(line: &str) -> bool {
+    line.trim_start_matches('\u{feff}').trim().eq_ignore_ascii_case(HEADER)
 }
 
 fn read_file(path: &Path, file: usize, requests: &mut Vec<Request>) -> Result<TraceSums, TraceError> {
@@ -127,7 +145,7 @@ fn read_file(path: &Path, file: usize, requests: &mut Vec<Request>) -> Result<Tr
     let mut sums = TraceSums::default();
     for (row, line) in BufReader::new(File::open(path).map_err(failed)?).lines().enumerate() {
         let line = line.map_err(failed)?;
-        if row == 0 || line.trim().is_empty() {
+        if line.trim().is_empty() || (row == 0 && is_header(&line)) {
             continue;
         }
         let (at_ms, context, generated) = parse(&line).map_err(|what| TraceError::Row {
@@ -235,6 +253,36 @@ fn request_steps(request: &Request, service: &str, options: &Options, steps: &mu
 mod tests {
     use super::*;
 
+    fn sums_of(text: &str) -> Result<TraceSums, TraceError> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), text).expect("written");
+        let trace = read(&[file.path().to_owned()], &Options::default())?;
+        // Far apart as they may be, there isn't a tick for every minute between them.
+        assert!(trace.steps.len() < 100_000, "{} steps", trace.steps.len());
+        Ok(trace.sums[0].1)
+    }
+
+    #[test]
+    fn the_first_row_is_a_header_only_if_it_says_so() {
+        let row = "2023-11-16 18:17:03.9799600,374,44\n";
+        for head in [
+            "",
+            "TIMESTAMP,ContextTokens,GeneratedTokens\n",
+            "\u{feff}timestamp,contexttokens,generatedtokens\r\n",
+        ] {
+            let sums = sums_of(&format!("{head}{row}")).expect("a trace");
+            assert_eq!((sums.requests, sums.context_tokens), (1, 374), "{head:?}");
+        }
+        let other = sums_of("when,in,out\n2023-11-16 18:17:03,1,1\n");
+        assert!(other.is_err_and(|e| e.to_string().contains("line 1")));
+    }
+
+    #[test]
+    fn rows_far_apart_are_read() {
+        let sums = sums_of("1970-01-01 00:00:00,1,1000000000\n9998-12-31 23:59:59,1,1000000000\n").expect("a trace");
+        assert_eq!(sums.generated_tokens, 2_000_000_000);
+    }
+
     #[test]
     fn rows_are_read_to_the_millisecond() {
         assert_eq!(
@@ -242,6 +290,10 @@ mod tests {
             Ok((1_700_158_623_979, 374, 44))
         );
         assert!(parse("2023-11-16,374,44").is_err());
+        let odd = |row: &str| parse(row).err().unwrap_or_default();
+        assert!(odd("2023-11-16 18:17:03,18446744073709551615,1").contains("at most"));
+        assert!(odd("2023-11-16 18:17:03,1,1000000001").contains("at most"));
+        assert!(odd("+262142-11-16 18:17:03,1,1").contains("year"));
         assert!(parse("2023-11-16 18:17:03.9,374").is_err());
         assert_eq!(service_of(Path::new("/x/AzureLLMInferenceTrace_conv.csv")), "chat");
         assert_eq!(service_of(Path::new("AzureLLMInferenceTrace_code.csv")), "code");

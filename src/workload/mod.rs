@@ -56,9 +56,11 @@ pub(crate) fn quantity(meter: &str, value: u64, provenance: pb::Provenance) -> p
     }
 }
 
-/// Puts steps in the order of their arrival, those at one instant as they are, with a tick every minute between them.
+/// Puts steps in the order of their arrival, those at one instant as they are, with a tick every minute between them; over a
+/// gap of more than a day the minutes are left out: whatever is due in it comes at its own time.
 pub(crate) fn with_ticks(mut steps: Vec<Step>) -> Vec<Step> {
     const MINUTE_MS: Ms = 60_000;
+    const DAY_MS: Ms = 1_440 * MINUTE_MS;
     steps.sort_by_key(|s| s.at_ms);
     let Some(first) = steps.first().map(|s| s.at_ms) else {
         return steps;
@@ -66,6 +68,9 @@ pub(crate) fn with_ticks(mut steps: Vec<Step>) -> Vec<Step> {
     let mut all = Vec::with_capacity(steps.len() + steps.len() / 4);
     let mut tick = first;
     for step in steps {
+        if step.at_ms - tick > DAY_MS {
+            tick = step.at_ms - (step.at_ms - tick) % MINUTE_MS;
+        }
         while tick <= step.at_ms {
             all.push(Step {
                 at_ms: tick,

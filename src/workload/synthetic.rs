@@ -16,6 +16,9 @@ const DAY_MS: Ms = 24 * HOUR_MS;
 const DAYS_BEFORE: Ms = 3;
 const DAYS_AFTER: Ms = 4;
 
+/// Of so many calls at the beginning those that complete get a late word.
+const LATE_MIN: usize = 6;
+
 /// Accounts with their zones and currencies.
 const ACCOUNTS: [(&str, &str, &str); 12] = [
     ("acme", "America/New_York", "USD"),
@@ -136,6 +139,7 @@ impl Synthetic {
         let window = ((DAYS_BEFORE + DAYS_AFTER) * DAY_MS) as u64;
         let mut passed = 0u64;
         let mut late: Vec<(String, String, Ms)> = Vec::new();
+        let mut failed = None;
         for (n, gap) in gaps.iter().enumerate() {
             passed += gap;
             let at = begin + 1_000 + (u128::from(passed) * u128::from(window) / u128::from(all)) as Ms;
@@ -157,11 +161,15 @@ impl Synthetic {
                     why: story.name,
                 });
             }
-            if story.row == 10 && at < turn - DAY_MS && seed.chance(4) {
+            let lucky = at < turn - DAY_MS && seed.chance(4);
+            // The first ones in any case: however few calls there are, the operator has his word.
+            if story.row == 10 && (n < LATE_MIN || lucky) {
                 late.push((account.to_owned(), scene.call, at));
+            } else if story.row == 6 && failed.is_none() {
+                failed = Some((account.to_owned(), scene.call));
             }
         }
-        self.late_words(&late, &mut steps, &mut highlights);
+        self.late_words(&late, failed, &mut steps, &mut highlights);
         let end = turn + (DAYS_AFTER + 1) * DAY_MS;
         steps.push(Step {
             at_ms: end,
@@ -193,7 +201,13 @@ impl Synthetic {
     }
 
     /// Two days and a half after the month's end: usage that the upstream corrects, and the operator's own word.
-    fn late_words(&self, calls: &[(String, String, Ms)], steps: &mut Vec<Step>, highlights: &mut Vec<Highlight>) {
+    fn late_words(
+        &self,
+        calls: &[(String, String, Ms)],
+        failed: Option<(String, String)>,
+        steps: &mut Vec<Step>,
+        highlights: &mut Vec<Highlight>,
+    ) {
         let at_ms = self.turn() + 5 * DAY_MS / 2;
         for (n, (account, call, at)) in calls.iter().enumerate() {
             if n % 3 == 2 {
@@ -229,11 +243,11 @@ impl Synthetic {
                 });
             }
         }
-        // An operator's bill for a call that failed at the gateway: row 1 in the running month.
-        if let Some((account, call, _)) = calls.last() {
+        // And his bill for a call that failed at the gateway.
+        if let Some((account_id, call_id)) = failed {
             let correction = pb::Correction {
-                account_id: account.clone(),
-                call_id: call.clone(),
+                account_id,
+                call_id,
                 bill: Some(true),
                 reason: "agreed with the customer".to_owned(),
                 ..pb::Correction::default()

@@ -55,3 +55,23 @@ fn arbitrary_records_are_billed_as_the_auditor_bills_them() {
         failures[..failures.len().min(12)].join("\n")
     );
 }
+
+#[test]
+fn every_row_of_the_verdict_table_occurs_in_the_demo() {
+    for (seed, calls) in [(1, 100), (2, 100), (3, 500), (7, 20_000)] {
+        let made = Synthetic {
+            seed,
+            month: Month(2026 * 12 + 8),
+            calls,
+        }
+        .make();
+        let (machine, _) = folded(&entries(&made.steps, 0, 1), Source::Ticks);
+        let verdicts = machine.calls.iter().filter_map(|(slot, _)| machine.verdict_of(slot));
+        let rows: std::collections::BTreeSet<u8> = verdicts.map(|v| v.ruling.row).collect();
+        assert!(
+            rows.iter().copied().eq(1..=19),
+            "seed {seed}, {calls} calls: rows {rows:?}"
+        );
+        assert!(machine.counters.rejects.is_empty(), "{:?}", machine.counters.rejects);
+    }
+}

@@ -1,7 +1,7 @@
 //! A real process that appends and folds is killed with SIGKILL at random moments: every acknowledged event is counted once,
 //! the log opens, and the digest is that of an undisturbed fold.
 //!
-//! `RECKON_KILLS=300 cargo test --release --test crash` kills more often.
+//! `RECKON_KILLS=300 cargo test --release --test fold -- crash` kills more often.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};

@@ -1,18 +1,23 @@
 //! However a partition is fed, committed, evicted or cut off: the digest, the usage and the outputs are those of one pure fold.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::folding::{Entered, entries, folded};
 use reckon::log::memory::MemoryLog;
 use reckon::log::{Batch, Identity, Log, NewRecord};
+use reckon::machine::accounts::Standing;
 use reckon::machine::clock::Source;
 use reckon::machine::fold::Machine;
 use reckon::machine::output::{Output, Topic};
+use reckon::machine::usage::{Bucket, BucketKey, Span};
 use reckon::model::period::Month;
 use reckon::partition::Settings;
 use reckon::partition::worker::Partition;
+use reckon::store::keys::{self, table};
 use reckon::store::rocks::Budget;
+use reckon::store::values::Stored;
 use reckon::workload::arbitrary::Arbitrary;
 use reckon::workload::seed::Seed;
 use reckon::workload::synthetic::Synthetic;
@@ -91,29 +96,126 @@ fn ragged(log: &Arc<MemoryLog>, seed: u64) -> Partition {
     }
 }
 
-/// Every account's usage: (account, month) → sums.
-fn usage(machine: &Machine) -> Vec<String> {
-    let mut rows = Vec::new();
+/// What a bucket says, name by name: sums of lines with their rollup values, and counts of calls; nothing that is zero.
+type Said = BTreeMap<String, i128>;
+
+fn said(machine: &Machine, bucket: &Bucket) -> Said {
+    let symbols = &machine.names.symbols;
+    let mut said = Said::new();
+    for line in &bucket.lines {
+        let dimensions: Vec<String> = machine
+            .names
+            .of(line.key.dimensions)
+            .dimensions
+            .iter()
+            .map(|&(name, value)| format!("{}={}", symbols.name(name), symbols.name(value)))
+            .collect();
+        for &(meter, nano) in &line.meters {
+            let key = format!(
+                "{}/{}/{} {} {dimensions:?}",
+                symbols.name(line.key.service),
+                symbols.name(line.key.product),
+                symbols.name(meter),
+                line.key.class.as_str()
+            );
+            *said.entry(key).or_default() += nano;
+        }
+    }
+    for ((outcome, reason), calls) in &bucket.counts {
+        let key = format!("{} {}", outcome.as_str(), reason.as_str());
+        *said.entry(key).or_default() += i128::from(*calls);
+    }
+    said.retain(|_, n| *n != 0);
+    said
+}
+
+/// Every account's days, and the hours of its open periods, from what memory holds and what `stored` has beneath it.
+fn totals(
+    machine: &Machine,
+    stored: BTreeMap<BucketKey, Bucket>,
+) -> BTreeMap<(String, &'static str, Month, i32), Said> {
+    let mut buckets = stored;
+    for (key, bucket) in &machine.cold.buckets {
+        if bucket.partial {
+            buckets.entry(*key).or_default().absorb(bucket);
+        } else {
+            buckets.insert(*key, bucket.clone());
+        }
+    }
     for (number, account) in machine.accounts.iter() {
-        for period in &account.periods {
-            let mut sums = std::collections::BTreeMap::new();
-            for (_, bucket) in machine.days_of(number, period.month) {
-                for line in &bucket.lines {
-                    for (meter, nano) in &line.meters {
-                        *sums
-                            .entry((line.key.service, line.key.product, *meter, line.key.class))
-                            .or_insert(0i128) += nano;
-                    }
-                }
-            }
-            sums.retain(|_, nano| *nano != 0);
-            if !sums.is_empty() {
-                rows.push(format!("{} {} {}", account.id, period.month, sums.len()));
+        for (span, latest) in [(Span::Day, &account.day), (Span::Hour, &account.hour)] {
+            if let Some(latest) = latest {
+                let key = (number, span, latest.month, latest.place);
+                buckets.entry(key).or_default().absorb(&latest.bucket);
             }
         }
     }
-    rows.sort();
-    rows
+    let mut totals = BTreeMap::new();
+    for ((number, span, month, place), bucket) in buckets {
+        let account = machine.accounts.get(number).expect("an account");
+        let period = account.period(month).expect("a period");
+        let said = said(machine, &bucket);
+        if !said.is_empty() && (span == Span::Day || period.standing == Standing::Open) {
+            let span = if span == Span::Day { "day" } else { "hour" };
+            totals.insert((account.id.to_string(), span, month, place), said);
+        }
+    }
+    totals
+}
+
+fn stored(partition: &Partition) -> BTreeMap<BucketKey, Bucket> {
+    let mut buckets = BTreeMap::new();
+    partition
+        .rocks
+        .scan(&[table::BUCKET], |key, bytes| {
+            buckets.insert(keys::parse_bucket(key).expect("a key"), Bucket::from_bytes(bytes)?);
+            Ok(())
+        })
+        .expect("a store");
+    buckets
+}
+
+/// What reads of whole months say, from days.
+fn months(days: &BTreeMap<(String, &'static str, Month, i32), Said>) -> BTreeMap<(String, Month), Said> {
+    let mut months: BTreeMap<(String, Month), Said> = BTreeMap::new();
+    for ((account, span, month, _), said) in days {
+        if *span == "day" {
+            let sums = months.entry((account.clone(), *month)).or_default();
+            for (what, n) in said {
+                // By service, product, meter and class only; or by outcome, by reason.
+                match what.split_once(" [") {
+                    Some((key, _)) => *sums.entry(key.to_owned()).or_default() += n,
+                    None => {
+                        for word in what.split(' ') {
+                            *sums.entry(word.to_owned()).or_default() += n;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    for said in months.values_mut() {
+        said.retain(|_, n| *n != 0);
+    }
+    months.retain(|_, said| !said.is_empty());
+    months
+}
+
+fn read_months(partition: &Partition) -> BTreeMap<(String, Month), Said> {
+    let mut months = BTreeMap::new();
+    for (key, month) in partition.usage(None).expect("usage") {
+        let mut said = Said::new();
+        for ((service, product, meter, class), nano) in month.usage {
+            said.insert(format!("{service}/{product}/{meter} {class}"), nano);
+        }
+        for (name, calls) in month.outcomes.into_iter().chain(month.reasons) {
+            said.insert(name.to_owned(), calls.into());
+        }
+        if !said.is_empty() {
+            months.insert(key, said);
+        }
+    }
+    months
 }
 
 fn check(entries: &[Entered], seed: u64) {
@@ -135,14 +237,13 @@ fn check(entries: &[Entered], seed: u64) {
             "{topic:?} outputs differ, seed {seed}"
         );
     }
-    let found: Vec<String> = partition
-        .usage(None)
-        .expect("usage")
-        .into_iter()
-        .filter(|(_, u)| !u.usage.is_empty())
-        .map(|((account, month), u)| format!("{account} {month} {}", u.usage.len()))
-        .collect();
-    assert_eq!(found, usage(&machine), "seed {seed}");
+    let wanted = totals(&machine, BTreeMap::new());
+    assert!(wanted.len() > 4, "{} days and hours", wanted.len());
+    let found = totals(&partition.machine, stored(&partition));
+    for key in wanted.keys().chain(found.keys()) {
+        assert_eq!(found.get(key), wanted.get(key), "{key:?}, seed {seed}");
+    }
+    assert_eq!(read_months(&partition), months(&wanted), "seed {seed}");
     assert_eq!(partition.machine.counters, machine.counters, "seed {seed}");
 }
 

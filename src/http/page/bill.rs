@@ -414,12 +414,11 @@ impl Bill {
                 bill.heading = "Statement total";
                 bill.note = "The statement is closed; later changes are lines of a later statement.".to_owned();
                 bill.closed(currency, statement.as_deref());
-                let lines = owed.iter().map(|l| {
-                    let amount = Some(l.amount);
-                    Raw::of(l.key.product.clone(), &l.key, l.quantity, amount, amount)
-                });
+                let lines = owed
+                    .iter()
+                    .map(|l| Raw::of(l.key.product.clone(), &l.key, l.quantity, l.amount, l.amount));
                 bill.owed = charges(currency, lines.collect());
-                let sum = owed.iter().try_fold(Decimal::ZERO, |sum, l| sum.checked_add(l.amount));
+                let sum = owed.iter().try_fold(Decimal::ZERO, |sum, l| sum.checked_add(l.amount?));
                 bill.owed_total = figures::money(currency, sum);
             }
         }
@@ -442,7 +441,7 @@ impl Bill {
         let mut by_currency: BTreeMap<Currency, Vec<Raw<'_>>> = BTreeMap::new();
         for (month, of, _, l) in adjustments {
             let under = adjustment_name(&l.key.product, &month.to_string());
-            let raw = Raw::of(under, &l.key, l.quantity, Some(l.amount), Some(l.amount));
+            let raw = Raw::of(under, &l.key, l.quantity, l.amount, l.amount);
             by_currency.entry(*of).or_default().push(raw);
         }
         let adjusted = by_currency.remove(&currency).unwrap_or_default();

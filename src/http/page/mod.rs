@@ -220,7 +220,7 @@ fn listed(live: &Live, account: &str, period: &Period, held: bool, shown: Month)
                 .map_or(Some(rust_decimal::Decimal::ZERO), |s| s.total.parse().ok()),
             Statement::Draft { rated, adjustments } => adjustments
                 .iter()
-                .try_fold(rated.total, |sum, (.., line)| sum.checked_add(line.amount)),
+                .try_fold(rated.total, |sum, (.., line)| sum.checked_add(line.amount?)),
         };
         Some(figures::money(found.profile.currency, Some(total?)))
     });

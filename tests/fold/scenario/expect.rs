@@ -250,10 +250,20 @@ fn control<'a>(statements: &'a [Body], period: &str) -> Option<&'a pb::PeriodCon
     })
 }
 
+/// Whether a row has these values of the rollup dimensions, `VALUE,VALUE` in the policy's order.
+fn rolled_up(row: &pb::UsageRow, wanted: Option<&str>) -> bool {
+    wanted.is_none_or(|values| row.dimensions.join(",") == values)
+}
+
 fn frozen(statements: &[Body], period: &str, class: &str, mut of: BTreeMap<&str, &str>) -> Result<(), String> {
     let statement = statement(statements, account(&mut of), period).ok_or("there is no statement")?;
+    let values = of.remove("values");
     let mut found: BTreeMap<String, Quantity> = BTreeMap::new();
-    for row in statement.usage.iter().filter(|r| r.class == class) {
+    for row in statement
+        .usage
+        .iter()
+        .filter(|r| r.class == class && rolled_up(r, values))
+    {
         found.entry(row.meter.clone()).or_default().0 += amount(&row.quantity)?.0;
     }
     same("frozen usage", &found, &meters(of)?)
@@ -270,6 +280,7 @@ fn line(statements: &[Body], period: &str, mut of: BTreeMap<&str, &str>) -> Resu
                 "service" => line.service == *value,
                 "quantity" => amount(&line.quantity) == amount(value),
                 "amount" => amount(&line.amount) == amount(value),
+                "error" => line.error.starts_with(value) && line.amount.is_empty(),
                 _ => false,
             })
     };
@@ -294,8 +305,17 @@ fn noticed(statements: &[Body], period: &str, mut of: BTreeMap<&str, &str>) -> R
     if let Some(expected) = of.remove("amount") {
         same("amount", &amount(&notice.amount)?, &amount(expected)?)?;
     }
+    if let Some(expected) = of.remove("error") {
+        let told = notice.error.starts_with(expected) && notice.amount.is_empty();
+        same("error and no amount", &told, &true)?;
+    }
+    let values = of.remove("values");
     let mut found: BTreeMap<String, Quantity> = BTreeMap::new();
-    for row in notice.usage.iter().filter(|r| r.class != "unbilled") {
+    for row in notice
+        .usage
+        .iter()
+        .filter(|r| r.class != "unbilled" && rolled_up(r, values))
+    {
         found.entry(row.meter.clone()).or_default().0 += amount(&row.quantity)?.0;
     }
     found.retain(|_, q| q.0 != 0);

@@ -185,6 +185,7 @@ fn event(at_ms: i64, words: &[String]) -> Option<pb::CallEvent> {
             "marker" => event.end.get_or_insert_default().end_marker = by_name(value, &MARKERS)?,
             "error" => event.end.get_or_insert_default().error_type = value.to_owned(),
             "at" => event.occurred_at = Some(timestamp(time(value)?)),
+            "started_at" => event.started_at = Some(timestamp(time(value)?)),
             key => match key.strip_prefix("dim.") {
                 Some(name) => {
                     event.dimensions.insert(name.to_owned(), value.to_owned());
