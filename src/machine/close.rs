@@ -8,6 +8,7 @@ use super::accounts::{Profile, Standing};
 use super::adjust::ClosedPeriod;
 use super::digest::Mark;
 use super::fold::Machine;
+use super::names::Naming;
 use super::output::Topic;
 use super::rating::{self, LineKey as PriceKey, Rated};
 use super::usage::{Bucket, LineKey};
@@ -189,15 +190,20 @@ impl Machine {
 
     /// The same from days that may have been put together elsewhere.
     pub fn rate_days(&self, account: u32, month: Month, cards: u64, days: &[(i32, &Bucket)]) -> Rated {
-        let period = self.accounts.get(account).and_then(|a| a.period(month));
-        let rollup = period.and_then(|p| self.rollups.get(usize::from(p.rollup)));
         rating::rate_days(
             &self.names,
-            rollup.map_or(&[][..], Vec::as_slice),
+            self.rollup_of(account, month),
             self.profile_of_period(account, month),
             self.cards.up_to(cards),
             days,
         )
+    }
+
+    /// The dimensions that the policy of an account's period names.
+    fn rollup_of(&self, account: u32, month: Month) -> &[Sym] {
+        let period = self.accounts.get(account).and_then(|a| a.period(month));
+        let rollup = period.and_then(|p| self.rollups.get(usize::from(p.rollup)));
+        rollup.map_or(&[], Vec::as_slice)
     }
 
     /// Usage rows of an account's period by name, zeros left out.
@@ -208,6 +214,7 @@ impl Machine {
         usage: impl Iterator<Item = (LineKey, Sym, i128)>,
     ) -> Vec<pb::UsageRow> {
         let symbols = &self.names.symbols;
+        let rollup = self.rollup_of(account, month);
         let mut rows: Vec<pb::UsageRow> = usage
             .filter(|(_, _, nano)| *nano != 0)
             .map(|(key, meter, nano)| pb::UsageRow {
@@ -217,7 +224,7 @@ impl Machine {
                 class: key.class.as_str().to_owned(),
                 quantity: Quantity(nano).to_string(),
                 original_period: String::new(),
-                dimensions: self.dimension_values(account, month, key.dimensions),
+                dimensions: self.names.values_of(key.dimensions, rollup),
             })
             .collect();
         rows.sort_unstable_by(|a, b| {

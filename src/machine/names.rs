@@ -98,6 +98,15 @@ pub trait Naming {
 
     /// What a shape says.
     fn shape_of(&self, id: ShapeId) -> &Shape;
+
+    /// Values of a shape's dimensions in the order in which `rollup` names them; none if the shape has none.
+    fn values_of(&self, id: ShapeId, rollup: &[Sym]) -> Vec<String> {
+        let shape = self.shape_of(id);
+        let named = rollup.iter().filter(|_| !shape.dimensions.is_empty());
+        named
+            .map(|&name| self.name(shape.dimension(name)).to_owned())
+            .collect()
+    }
 }
 
 impl Naming for Names {

@@ -133,17 +133,11 @@ pub fn rate_days(
     days: &[(i32, &Bucket)],
 ) -> Rated {
     let lines = days.iter().flat_map(|(_, bucket)| &bucket.lines);
-    let dimensions: BTreeMap<ShapeId, Vec<String>> = lines
-        .map(|line| {
-            let shape = names.shape_of(line.key.dimensions);
-            let values = rollup.iter().filter(|_| !shape.dimensions.is_empty());
-            let values = values.map(|&name| names.name(shape.dimension(name)).to_owned());
-            (line.key.dimensions, values)
-        })
-        .fold(BTreeMap::new(), |mut all, (shape, values)| {
-            all.entry(shape).or_insert_with(|| values.collect());
-            all
-        });
+    let mut dimensions: BTreeMap<ShapeId, Vec<String>> = BTreeMap::new();
+    for line in lines {
+        let shape = line.key.dimensions;
+        dimensions.entry(shape).or_insert_with(|| names.values_of(shape, rollup));
+    }
     let mut rows = Vec::new();
     for &(day, bucket) in days {
         let day = Day(day);

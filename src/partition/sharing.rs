@@ -171,7 +171,7 @@ impl Sharing {
                     watching.look_at_ends();
                     watching.folds.early.close_old();
                     if let Err(cause @ LogError::OtherPlace { .. }) = watching.log.check_place() {
-                        watching.end(&cause);
+                        watching.end(&cause.into());
                     }
                 }
             })
