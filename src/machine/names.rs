@@ -103,9 +103,7 @@ pub trait Naming {
     fn values_of(&self, id: ShapeId, rollup: &[Sym]) -> Vec<String> {
         let shape = self.shape_of(id);
         let named = rollup.iter().filter(|_| !shape.dimensions.is_empty());
-        named
-            .map(|&name| self.name(shape.dimension(name)).to_owned())
-            .collect()
+        named.map(|&name| self.name(shape.dimension(name)).to_owned()).collect()
     }
 }
 

@@ -136,7 +136,9 @@ pub fn rate_days(
     let mut dimensions: BTreeMap<ShapeId, Vec<String>> = BTreeMap::new();
     for line in lines {
         let shape = line.key.dimensions;
-        dimensions.entry(shape).or_insert_with(|| names.values_of(shape, rollup));
+        dimensions
+            .entry(shape)
+            .or_insert_with(|| names.values_of(shape, rollup));
     }
     let mut rows = Vec::new();
     for &(day, bucket) in days {

@@ -84,11 +84,16 @@ pub(super) fn append(log: &dyn Log, partition: u32, forwards: &[Forward]) -> Res
 impl Partition {
     /// Position that the log is to be told now: everything below is committed, forwarded and delivered. `None`: not yet.
     pub(super) fn to_acknowledge(&self, now: bool) -> Option<u64> {
+        let done = self.unsent.is_empty() && self.forwarding.unsent.is_empty();
+        done.then(|| self.to_acknowledge_then(now)).flatten()
+    }
+
+    /// The same for when what is committed now is forwarded and delivered.
+    pub(super) fn to_acknowledge_then(&self, now: bool) -> Option<u64> {
         let (told, at) = self.forwarding.acknowledged;
         let below = self.committed.next_offset;
-        let done = self.unsent.is_empty() && self.forwarding.unsent.is_empty() && !self.rocks.read_only;
         let due = now || at.is_none_or(|at| at.elapsed() >= ACKNOWLEDGE_EVERY);
-        (done && due && below > told).then_some(below)
+        (due && below > told && !self.rocks.read_only).then_some(below)
     }
 
     /// Notes what the log was told.

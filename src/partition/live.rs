@@ -16,10 +16,11 @@ use parking_lot::{Condvar, Mutex, RwLock, RwLockWriteGuard};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
+use super::courier::{Arrived, Courier, Load};
 use super::errands::Errands;
 use super::words::Words;
 use super::worker::Partition;
-use super::{PartitionError, forwarding};
+use super::{PartitionError, turns};
 use crate::log::{Batch, Log};
 use crate::model::Ms;
 use crate::store::rocks::Rocks;
@@ -400,6 +401,16 @@ impl Live {
     /// Folds what the log has and gets, until told to stop; then what is folded is committed and delivered. Returns too
     /// when the partition is no longer served.
     pub fn fold(&self, stop: &Stop) -> Result<(), PartitionError> {
+        std::thread::scope(|scope| {
+            let mut courier = Courier::start(scope, self.log.as_ref(), self.number)?;
+            self.fold_until(stop, &mut courier)?;
+            self.arrived(&mut courier, true)
+        })?;
+        self.write_changes()?;
+        self.deliver(true)
+    }
+
+    fn fold_until(&self, stop: &Stop, courier: &mut Courier) -> Result<(), PartitionError> {
         let mut batch = Batch::default();
         let poll_bytes = self.read(|p| p.settings.poll_bytes).unwrap_or(1 << 20);
         while !stop.is_set() {
@@ -412,7 +423,7 @@ impl Live {
                     p.behind = chrono::Utc::now().timestamp_millis().saturating_sub(oldest) > BEHIND_MS;
                     Ok(())
                 })?;
-                if !self.fold_batch(&batch, stop)? {
+                if !self.fold_batch(&batch, stop, courier)? {
                     return Ok(());
                 }
             } else {
@@ -423,22 +434,20 @@ impl Live {
                 if idle.is_none() {
                     return Ok(());
                 }
-                if self.read(Partition::undelivered).unwrap_or(0) > 0 {
-                    self.commit()?;
-                }
-                self.acknowledge(false)?;
+                self.send_off(courier)?;
             }
-            self.commit_when_due()?;
+            self.commit_when_due(courier)?;
         }
-        self.commit()?;
-        self.acknowledge(true)
+        Ok(())
     }
 
     /// Whether the partition is still served.
-    fn fold_batch(&self, batch: &Batch, stop: &Stop) -> Result<bool, PartitionError> {
+    fn fold_batch(&self, batch: &Batch, stop: &Stop, courier: &mut Courier) -> Result<bool, PartitionError> {
         let mut at = 0;
         let mut settling = false;
+        let mut turn = None;
         while at < batch.len() || settling {
+            turn.get_or_insert_with(turns::take);
             let folded = self.write(|partition| {
                 let began = Instant::now();
                 let mut next = at;
@@ -458,7 +467,11 @@ impl Live {
             };
             (at, settling) = (next, more);
             self.standing.send_replace(standing);
-            self.commit_when_due()?;
+            if self.read(Partition::is_commit_due).unwrap_or(false) {
+                // It may have to wait for the disk, or for the log.
+                turn = None;
+                self.commit_when_due(courier)?;
+            }
             if stop.is_set() {
                 break;
             }
@@ -466,11 +479,65 @@ impl Live {
         Ok(true)
     }
 
-    fn commit_when_due(&self) -> Result<(), PartitionError> {
+    fn commit_when_due(&self, courier: &mut Courier) -> Result<(), PartitionError> {
         if self.read(Partition::is_commit_due).unwrap_or(false) {
-            self.commit()?;
+            self.write_changes()?;
+            self.send_off(courier)?;
         }
         Ok(())
+    }
+
+    /// Sends off what is committed and not out yet, unless the courier is away with what was before.
+    fn send_off(&self, courier: &mut Courier) -> Result<(), PartitionError> {
+        self.arrived(courier, false)?;
+        if !courier.is_away()
+            && let Some(load) = self.load(false)?
+        {
+            courier.send(load);
+        }
+        Ok(())
+    }
+
+    /// Notes what the courier has delivered; with `wait`, once it is back.
+    fn arrived(&self, courier: &mut Courier, wait: bool) -> Result<(), PartitionError> {
+        match courier.arrived(wait)? {
+            Some(arrived) => self.note(arrived),
+            None => Ok(()),
+        }
+    }
+
+    fn note(&self, arrived: Arrived) -> Result<(), PartitionError> {
+        self.write(|partition| {
+            partition.forwarded(arrived.forwards);
+            partition.sent(arrived.outputs);
+            if let Some(below) = arrived.acknowledged {
+                partition.acknowledged(below);
+            }
+            Ok(())
+        })?;
+        if arrived.outputs > 0 {
+            self.delivered.send_modify(|count| *count += 1);
+        }
+        Ok(())
+    }
+
+    /// What is committed and may leave now; `None`: nothing.
+    fn load(&self, now: bool) -> Result<Option<Load>, PartitionError> {
+        let load = self.write(|partition| {
+            let may_leave = partition.unsent.is_empty() || partition.reach_tails()?;
+            Ok(Load {
+                outputs: if may_leave {
+                    partition.unsent.clone()
+                } else {
+                    Vec::new()
+                },
+                forwards: partition.forwarding.unsent.clone(),
+                prune_below: partition.prune_below.take(),
+                retention: partition.settings.retention,
+                acknowledge: may_leave.then(|| partition.to_acknowledge_then(now)).flatten(),
+            })
+        })?;
+        Ok(load.filter(|load| !load.is_empty()))
     }
 
     /// Writes what changed. Readers are kept out at the beginning and the end alone: only this thread changes the partition.
@@ -509,56 +576,18 @@ impl Live {
         Ok(())
     }
 
-    /// Commits, then delivers without keeping readers out.
+    /// Commits, then delivers, without keeping readers out meanwhile.
     pub fn commit(&self) -> Result<(), PartitionError> {
         self.write_changes()?;
-        let committed = self.write(|partition| {
-            let retention = partition.settings.retention;
-            let outputs = if !partition.unsent.is_empty() && partition.reach_tails()? {
-                partition.unsent.clone()
-            } else {
-                Vec::new()
-            };
-            let leaving = (outputs, partition.forwarding.unsent.clone());
-            Ok((leaving, partition.prune_below.take(), retention))
-        })?;
-        let Some(((outputs, forwards), prune_below, retention)) = committed else {
-            return Ok(());
-        };
-        if !forwards.is_empty() {
-            forwarding::append(self.log.as_ref(), self.number, &forwards)?;
-            self.write(|partition| {
-                partition.forwarded(forwards.len());
-                Ok(())
-            })?;
-        }
-        if !outputs.is_empty() {
-            let began = Instant::now();
-            self.log.append_outputs(self.number, &outputs)?;
-            metrics::histogram!("reckon_deliver_seconds").record(began.elapsed());
-            self.write(|partition| {
-                partition.sent(outputs.len());
-                Ok(())
-            })?;
-            self.delivered.send_modify(|count| *count += 1);
-        }
-        if let Some(below) = prune_below {
-            self.log.prune(self.number, below, retention)?;
-        }
-        self.acknowledge(false)
+        self.deliver(false)
     }
 
-    /// Tells the log how far everything is done, if that is due, or at once.
-    fn acknowledge(&self, now: bool) -> Result<(), PartitionError> {
-        let below = self.read(|partition| partition.to_acknowledge(now)).ok().flatten();
-        if let Some(below) = below {
-            self.log.acknowledge(self.number, below)?;
-            self.write(|partition| {
-                partition.acknowledged(below);
-                Ok(())
-            })?;
+    /// Takes to the log what may leave, and waits for it; with `now`, tells it too how far everything is done.
+    fn deliver(&self, now: bool) -> Result<(), PartitionError> {
+        match self.load(now)? {
+            Some(load) => self.note(load.carry(self.log.as_ref(), self.number)?),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The log that it folds.

@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod backup;
+mod courier;
 mod early;
 mod ends;
 mod errands;
@@ -19,6 +20,7 @@ pub mod rows;
 pub mod running;
 pub mod sharing;
 pub mod taken;
+mod turns;
 pub mod usage;
 pub mod watch;
 pub mod words;

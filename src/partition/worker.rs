@@ -525,12 +525,18 @@ impl Partition {
     /// Takes what changes with a commit; what is written is put together after it from what stays as it is. `None`: beside
     /// another process nothing is written.
     pub(super) fn begin_commit(&mut self) -> Result<Option<Commit>, PartitionError> {
-        let outputs = self.machine.outputs.take();
-        let forwards = std::mem::take(&mut self.machine.outputs.forwards);
         if self.rocks.read_only {
+            self.machine.outputs.take();
+            self.machine.outputs.forwards.clear();
             return Ok(None);
         }
         let started = Instant::now();
+        // Those that were compared a moment ago are out: they need no outbox, and when a partition is folded anew from its
+        // beginning there are more of them than memory holds.
+        let delivered = self.delivered_up_to()?;
+        let mut outputs = self.machine.outputs.take();
+        outputs.retain(|output| output.sequence > delivered[output.topic as usize]);
+        let forwards = std::mem::take(&mut self.machine.outputs.forwards);
         let (first_output, first_forward) = (self.unsent.len(), self.forwarding.unsent.len());
         self.unsent.extend(outputs);
         let forwards = self.forwarding.to_keep(forwards);
@@ -580,6 +586,17 @@ impl Partition {
             commit_us = commit.started.elapsed().as_micros() as u64,
             "committed"
         );
+    }
+
+    /// Sequences of the last outputs delivered, by topic, if one of those decided since the last commit may be among them.
+    fn delivered_up_to(&self) -> Result<[u64; 4], LogError> {
+        let mut delivered = [0; 4];
+        for topic in Topic::ALL {
+            if self.machine.outputs.pending.iter().any(|output| output.topic == topic) {
+                delivered[topic as usize] = self.log.output_tail(self.number, topic)?.sequence;
+            }
+        }
+        Ok(delivered)
     }
 
     /// Compares outputs with those that are delivered under their sequences.

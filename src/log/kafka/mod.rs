@@ -104,6 +104,8 @@ pub struct KafkaLog {
     member: OnceLock<Member>,
     /// By partition; those that are ours and taken over.
     emitters: Vec<Mutex<Option<Emitter>>>,
+    /// By partition: what is delivered, while it is taken over. Whoever asks waits for no transaction.
+    tails: Vec<Mutex<Option<[Tail; 4]>>>,
     /// By partition: where the input ended at least when it was taken over; 0 if it isn't. Whoever asks waits for no transaction.
     taken_at: Vec<AtomicU64>,
     /// The last group offset known, by partition.
@@ -133,6 +135,7 @@ impl KafkaLog {
                 .map_err(|e| kafka("making a client that reads", &e))?,
             member: OnceLock::new(),
             emitters: (0..count).map(|_| Mutex::new(None)).collect(),
+            tails: (0..count).map(|_| Mutex::new(None)).collect(),
             taken_at: (0..count).map(|_| AtomicU64::new(0)).collect(),
             group_offsets: (0..count).map(|_| Mutex::new(None)).collect(),
             ends: Mutex::new(BTreeMap::new()),
@@ -185,6 +188,14 @@ impl KafkaLog {
         } else {
             Err(LogError::NoPartition { partition, count })
         }
+    }
+
+    /// Nothing is emitted any more before the partition is taken over anew.
+    fn give_up_emitting(&self, partition: u32) {
+        let mut emitter = self.emitters[partition as usize].lock();
+        *emitter = None;
+        *self.tails[partition as usize].lock() = None;
+        self.taken_at[partition as usize].store(0, Ordering::Release);
     }
 
     fn emitter(&self, partition: u32) -> Result<MutexGuard<'_, Option<Emitter>>, LogError> {
@@ -362,8 +373,7 @@ impl Log for KafkaLog {
 
     fn take_over(&self, partition: u32) -> Result<(), LogError> {
         self.check(partition)?;
-        *self.emitter(partition)? = None;
-        self.taken_at[partition as usize].store(0, Ordering::Release);
+        self.give_up_emitting(partition);
         let Some(member) = self.member.get() else {
             return Err(LogError::NotOwned { partition });
         };
@@ -378,7 +388,9 @@ impl Log for KafkaLog {
         );
         let emitter = Emitter::take_over(&self.settings, &self.identity.log_id, partition, &self.readers)?;
         self.taken_at[partition as usize].store(emitter.input_barrier + 1, Ordering::Release);
-        *self.emitter(partition)? = Some(emitter);
+        let mut guard = self.emitter(partition)?;
+        *self.tails[partition as usize].lock() = Some(emitter.tails);
+        *guard = Some(emitter);
         Ok(())
     }
 
@@ -386,9 +398,8 @@ impl Log for KafkaLog {
         if let Err(cause) = self.fetcher.unfollow(partition) {
             tracing::warn!(partition, %cause, "a partition can't be let go");
         }
-        if let Some(emitter) = self.emitters.get(partition as usize) {
-            *emitter.lock() = None;
-            self.taken_at[partition as usize].store(0, Ordering::Release);
+        if self.check(partition).is_ok() {
+            self.give_up_emitting(partition);
         }
     }
 
@@ -419,16 +430,19 @@ impl Log for KafkaLog {
             new.extend(next_outputs(partition, tail, of_topic(), chain)?);
         }
         let result = emitter.emit(&new);
-        if result.is_err() {
-            // Its transaction's outcome may be unknown; the next take-over reads it.
+        // After a failure its transaction's outcome may be unknown; the next take-over reads it.
+        let tails = result.is_ok().then_some(emitter.tails);
+        if tails.is_none() {
             *guard = None;
         }
+        *self.tails[partition as usize].lock() = tails;
         result
     }
 
     fn output_tail(&self, partition: u32, topic: Topic) -> Result<Tail, LogError> {
-        match self.emitter(partition)?.as_ref() {
-            Some(emitter) => Ok(emitter.tails[topic as usize]),
+        self.check(partition)?;
+        match *self.tails[partition as usize].lock() {
+            Some(tails) => Ok(tails[topic as usize]),
             None => Err(LogError::Interrupted {
                 partition,
                 doing: "asking what was delivered",

@@ -1,0 +1,129 @@
+//! Takes to the log what leaves a partition, beside its fold.
+//!
+//! A transaction takes as long as the brokers take, and an append to another partition or a commit of the group's offset no
+//! less: what is folded meanwhile is seen meanwhile. There is one load on its way at a time, so order stays order. The fold alone
+//! changes the partition: it hands out copies of what is committed, and notes what has come of them once it asks.
+
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::{Builder, Scope};
+use std::time::Instant;
+
+use super::{PartitionError, forwarding};
+use crate::log::{Log, Retention};
+use crate::machine::forward::Forward;
+use crate::machine::output::Output;
+
+/// What leaves together.
+pub(super) struct Load {
+    /// Committed outputs, in order.
+    pub outputs: Vec<Output>,
+    /// Committed misplaced events.
+    pub forwards: Vec<Forward>,
+    /// The log may let go of records below it.
+    pub prune_below: Option<u64>,
+    /// How long the log keeps what no store needs.
+    pub retention: Retention,
+    /// Once all that is out, everything below is done.
+    pub acknowledge: Option<u64>,
+}
+
+/// What has arrived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Arrived {
+    /// Outputs delivered.
+    pub outputs: usize,
+    /// Misplaced events appended where they belong.
+    pub forwards: usize,
+    /// What the log was told.
+    pub acknowledged: Option<u64>,
+}
+
+impl Load {
+    pub(super) fn is_empty(&self) -> bool {
+        self.outputs.is_empty() && self.forwards.is_empty() && self.prune_below.is_none() && self.acknowledge.is_none()
+    }
+
+    /// Takes it there.
+    pub(super) fn carry(&self, log: &dyn Log, partition: u32) -> Result<Arrived, PartitionError> {
+        forwarding::append(log, partition, &self.forwards)?;
+        if !self.outputs.is_empty() {
+            let began = Instant::now();
+            log.append_outputs(partition, &self.outputs)?;
+            metrics::histogram!("reckon_deliver_seconds").record(began.elapsed());
+        }
+        if let Some(below) = self.prune_below {
+            log.prune(partition, below, self.retention)?;
+        }
+        if let Some(below) = self.acknowledge {
+            log.acknowledge(partition, below)?;
+        }
+        Ok(Arrived {
+            outputs: self.outputs.len(),
+            forwards: self.forwards.len(),
+            acknowledged: self.acknowledge,
+        })
+    }
+}
+
+/// A thread that carries one load after the other, until this is let go of.
+pub(super) struct Courier {
+    loads: Sender<Load>,
+    arrived: Receiver<Result<Arrived, PartitionError>>,
+    is_away: bool,
+}
+
+impl Courier {
+    /// Starts the thread of a partition.
+    pub(super) fn start<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        log: &'scope dyn Log,
+        partition: u32,
+    ) -> Result<Self, PartitionError> {
+        let (loads, taken) = channel::<Load>();
+        let (told, arrived) = channel();
+        Builder::new()
+            .name(format!("out-{partition}"))
+            .spawn_scoped(scope, move || {
+                for load in taken {
+                    let result = PartitionError::caught(partition, || load.carry(log, partition));
+                    if told.send(result).is_err() {
+                        return;
+                    }
+                }
+            })
+            .map_err(|cause| PartitionError::Thread { cause })?;
+        Ok(Self {
+            loads,
+            arrived,
+            is_away: false,
+        })
+    }
+
+    /// Whether a load is on its way.
+    pub(super) fn is_away(&self) -> bool {
+        self.is_away
+    }
+
+    /// Sends it off with a load. Only when it isn't away.
+    pub(super) fn send(&mut self, load: Load) {
+        // The thread is there as long as this is.
+        self.is_away = self.loads.send(load).is_ok();
+    }
+
+    /// What has arrived since this was last asked; with `wait`, what is on its way too.
+    pub(super) fn arrived(&mut self, wait: bool) -> Result<Option<Arrived>, PartitionError> {
+        if !self.is_away {
+            return Ok(None);
+        }
+        let result = if wait {
+            self.arrived.recv().ok()
+        } else {
+            match self.arrived.try_recv() {
+                Err(TryRecvError::Empty) => return Ok(None),
+                result => result.ok(),
+            }
+        };
+        self.is_away = false;
+        result.transpose()
+    }
+}
