@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use prost::Message;
 use rdkafka::Offset;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use reckon::log::{NewRecord, Place};
 use reckon::machine::clock::Source;
 use reckon::wire::check::timestamp;
@@ -66,6 +67,42 @@ fn a_transaction_that_fails_keeps_nobody_back() {
         (topics.end(0) > receipts[0].offset).then_some(())
     });
     drop(operator);
+}
+
+#[test]
+fn what_stands_behind_an_open_transaction_is_in_the_log_too() {
+    let topics = Topics::create(&shared().bootstrap(), 1, Source::Append, 1);
+    let rival: BaseProducer = rdkafka::ClientConfig::new()
+        .set("bootstrap.servers", &topics.settings.bootstrap)
+        .set("transactional.id", format!("{}-rival", topics.settings.prefix))
+        .create()
+        .expect("a producer");
+    let wait = Duration::from_secs(30);
+    rival.init_transactions(wait).expect("initialised");
+    rival.begin_transaction().expect("begun");
+    let events = topics.settings.events();
+    let record: BaseRecord<'_, (), [u8]> = BaseRecord::to(&events).partition(0).payload(&b"open"[..]);
+    rival.send(record).map_err(|(e, _)| e).expect("sent");
+    rival.flush(wait).expect("written");
+    let control = pb::Control {
+        id: "held".to_owned(),
+        control_version: 1,
+        body: Some(Body::HoldClose(pb::HoldClose {
+            period: month(),
+            account_id: String::new(),
+        })),
+        ..pb::Control::default()
+    };
+    let record = topics.control(&control, chrono::Utc::now().timestamp_millis());
+    topics.operator().append(&[record], 1).expect("appended");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // For so long nobody may read what the operator has written.
+            std::thread::sleep(Duration::from_secs(5));
+            rival.commit_transaction(wait).expect("committed");
+        });
+        assert_eq!(publish(&topics, &[hold("held"), hold("next")]), (1, 1, 2));
+    });
 }
 
 #[test]

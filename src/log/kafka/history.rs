@@ -88,14 +88,17 @@ impl Ledger {
 }
 
 impl KafkaLog {
-    /// Reads every partition from its first record to its end. `progress` is told how many offsets are read, and of how many.
+    /// Reads every partition from its first record to its end as it is now, so nothing that a writer wrote is missed which was
+    /// fenced before. `progress` is told how many offsets are read, and of how many.
     pub fn control_records(&self, mut progress: impl FnMut(u64, u64)) -> Result<Known, LogError> {
         let readers = Readers::of_much(self.settings().clone());
         let rejected = self.rejected(&readers)?;
         let events = self.settings().events();
         let mut bounds = BTreeMap::new();
         for partition in 0..self.identity().partition_count {
-            bounds.insert(partition, readers.ends(&events, partition)?);
+            // To the end of what isn't committed yet too: behind a transaction that is still open there may be control records.
+            let start = readers.ends(&events, partition)?.0;
+            bounds.insert(partition, (start, self.high_and_stable(partition)?.0));
         }
         let total: u64 = bounds.values().map(|(start, end)| end.saturating_sub(*start)).sum();
         let mut done = 0;
@@ -115,7 +118,7 @@ impl KafkaLog {
                 ..Ledger::default()
             };
             let mut ledgers: BTreeMap<u32, Ledger> = from.iter().map(|(_, p, _)| (*p, new.clone())).collect();
-            self.read_ledgers(&readers, &from, &rejected, &mut ledgers, |records| {
+            self.read_ledgers(&readers, &from, &bounds, &rejected, &mut ledgers, |records| {
                 progress(done + records, total);
             })?;
             for (partition, ledger) in ledgers {
@@ -155,6 +158,7 @@ impl KafkaLog {
         &self,
         readers: &Readers,
         from: &[(&str, u32, u64)],
+        bounds: &BTreeMap<u32, (u64, u64)>,
         rejected: &BTreeSet<(u32, u64)>,
         ledgers: &mut BTreeMap<u32, Ledger>,
         mut progress: impl FnMut(u64),
@@ -162,9 +166,14 @@ impl KafkaLog {
         let log_id = &self.identity().log_id;
         let mut signature = String::new();
         let mut records = 0u64;
+        let want = |partition: u32, read_to: u64| {
+            let is_over = bounds.get(&partition).is_none_or(|(_, end)| read_to >= *end);
+            if is_over { Want::Enough } else { Want::More }
+        };
         readers.read(from, SILENCE, |_, partition, seen| {
-            let Seen::Record(message) = seen else {
-                return Want::Enough;
+            let message = match seen {
+                Seen::Record(message) => message,
+                Seen::End(end) => return want(partition, end),
             };
             records += 1;
             if records.is_multiple_of(PROGRESS_EVERY) {
@@ -182,7 +191,7 @@ impl KafkaLog {
                 }
                 _ => {}
             }
-            Want::More
+            want(partition, message.offset() + 1)
         })
     }
 }
