@@ -189,7 +189,7 @@ impl Live {
         let end = self.log.end(self.number)?;
         self.opened_end.store(end, Ordering::Release);
         self.caught_up.store(false, Ordering::Release);
-        self.standing.send_replace(Standing::of(&partition));
+        let standing = Standing::of(&partition);
         let mut served = self.partition.write();
         *self.store.lock() = Arc::downgrade(&partition.rocks);
         // Another store may have given other numbers.
@@ -198,6 +198,8 @@ impl Live {
         *self.stopped.lock() = None;
         *served = Some(partition);
         drop(served);
+        // Whoever is woken by it finds the partition.
+        self.standing.send_replace(standing);
         self.run_errands();
         Ok(())
     }
@@ -215,7 +217,7 @@ impl Live {
 
     /// Whether it is served here.
     pub fn is_served(&self) -> bool {
-        self.partition.read().is_some()
+        self.store.lock().strong_count() > 0
     }
 
     /// Where it stands.
@@ -493,8 +495,9 @@ impl Live {
         Ok(())
     }
 
-    /// Commits, then delivers without keeping readers out.
-    pub fn commit(&self) -> Result<(), PartitionError> {
+    /// Commits, then delivers without keeping readers out. For the thread that folds alone: nothing may change between the parts
+    /// of a commit.
+    pub(super) fn commit(&self) -> Result<(), PartitionError> {
         self.write_changes()?;
         let committed = self.write(|partition| {
             let retention = partition.settings.retention;
