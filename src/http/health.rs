@@ -88,7 +88,7 @@ impl PartitionReady {
     fn of(live: &Live, limits: Readiness) -> Self {
         let lag = live.lag_records();
         let reason = match &lag {
-            _ if live.read(|_| ()).is_err() => Some("not_served"),
+            _ if !live.is_served() => Some("not_served"),
             Err(_) => Some("log_unreadable"),
             Ok(lag) if *lag > limits.lag_records_max => Some("behind"),
             Ok(_) => None,

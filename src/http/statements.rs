@@ -14,7 +14,7 @@ use super::answer::{self, AsOf};
 use super::caller::Caller;
 use super::params::{Params, Places, month};
 use super::problem::{Code, Problem, ProblemBody};
-use super::service::{Service, read};
+use super::service::{Service, blocking, read};
 use super::usage::{Format, PeriodBounds, csv_line, wants_csv};
 use crate::machine::rating::{AdjustmentLine, LineKey};
 use crate::model::money::decimal_string;
@@ -337,16 +337,23 @@ pub async fn statement(
     let as_csv = wants_csv(params.format, &headers);
     let at_least = params.at_least.as_deref().map(str::parse).transpose()?;
     let live = service.partition_of(&account, at_least).await?;
-    let of = account.clone();
-    let found = read(move || live.statement(&of, Some(wanted))).await?;
-    let found = found.ok_or_else(|| {
-        Problem::new(
-            Code::PeriodUnknown,
-            format!("account {account:?} has no period {wanted} yet"),
-        )
-    })?;
+    // A long statement is written there, too.
+    let written = blocking(move || {
+        let found = live.statement(&account, Some(wanted))?;
+        let found = found.ok_or_else(|| {
+            Problem::new(
+                Code::PeriodUnknown,
+                format!("account {account:?} has no period {wanted} yet"),
+            )
+        })?;
+        Ok(answered(found, &account, as_csv, &headers))
+    });
+    written.await?
+}
+
+fn answered(found: PeriodStatement, account: &str, as_csv: bool, headers: &HeaderMap) -> Response {
     let standing = found.standing;
-    let body = StatementBody::of(&account, found);
+    let body = StatementBody::of(account, found);
     let etag = body.etag();
     let unchanged = etag.as_ref().is_some_and(|own| {
         let given = headers.get_all(header::IF_NONE_MATCH).iter();
@@ -368,5 +375,5 @@ pub async fn statement(
         let private = HeaderValue::from_static("private, no-cache");
         response.headers_mut().insert(header::CACHE_CONTROL, private);
     }
-    Ok(response)
+    response
 }

@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{self, AsOf};
@@ -31,6 +32,9 @@ const MONTHS_MAX: u32 = 25;
 
 /// Rows of an answer.
 const ROWS_MAX: usize = 10_000;
+
+/// Answers that take long, or wait for the disk, are made so many at a time: whoever asks for many keeps only those back.
+static LONG_READS: Semaphore = Semaphore::const_new(4);
 
 /// The header in which an answer says how to go on, for forms other than JSON.
 const NEXT: &str = "reckon-next";
@@ -465,7 +469,10 @@ pub async fn usage(
         return writing.answer(&usage);
     }
     drop(taken);
+    let turn = LONG_READS.acquire().await;
     blocking(move || {
+        // It goes on when the client has left.
+        let _until_it_is_done = turn;
         let usage = live.usage(&writing.account, &writing.query)?;
         let usage = usage.ok_or_else(|| Problem::account_unknown(&writing.account))?;
         writing.answer(&usage)

@@ -202,10 +202,12 @@ impl Hub {
             let standing = entry.totals.borrow().as_ref().map(|t| t.standing.next_offset);
             had.is_of_the_same_opening(&mark) && standing.is_some_and(|s| s > totals.standing.next_offset)
         };
-        if entry.mark.as_ref().is_some_and(is_older) {
+        let is_waited_for = entry.is_waited_for(totals.standing.next_offset);
+        let is_known = entry.mark.as_ref() == Some(&mark) && !is_waited_for;
+        if is_known || entry.mark.as_ref().is_some_and(is_older) {
             return 0;
         }
-        if entry.is_waited_for(totals.standing.next_offset) {
+        if is_waited_for {
             entry.wanted = None;
         }
         entry.mark = Some(mark);

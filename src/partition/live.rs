@@ -197,7 +197,7 @@ impl Live {
         let end = self.log.recent_end(self.number)?;
         self.opened_end.store(u64::MAX, Ordering::Release);
         self.servings.fetch_add(1, Ordering::AcqRel);
-        self.standing.send_replace(Standing::of(&partition));
+        let standing = Standing::of(&partition);
         let mut served = self.partition.write();
         *self.store.lock() = Arc::downgrade(&partition.rocks);
         // Another store may have given other numbers.
@@ -208,6 +208,8 @@ impl Live {
         *served = Some(partition);
         drop(served);
         self.served.store(true, Ordering::Release);
+        // Whoever is woken by it finds the partition.
+        self.standing.send_replace(standing);
         self.run_errands();
         Ok(())
     }
@@ -576,8 +578,9 @@ impl Live {
         Ok(())
     }
 
-    /// Commits, then delivers, without keeping readers out meanwhile.
-    pub fn commit(&self) -> Result<(), PartitionError> {
+    /// Commits, then delivers, without keeping readers out meanwhile. For the thread that folds alone: nothing may change between
+    /// the parts of a commit.
+    pub(super) fn commit(&self) -> Result<(), PartitionError> {
         self.write_changes()?;
         self.deliver(false)
     }

@@ -86,7 +86,7 @@ pub struct Bodies {
 }
 
 impl Bodies {
-    /// Bodies of so many events each. `rounds_before` were sent of the same calls: ids go on after them.
+    /// Bodies with `batch` events each. The same calls were `sent` so often before: ids go on after that.
     pub fn make(dense: &Dense, format: Format, events: u64, batch: usize, sent: u64) -> Self {
         let mut models = Vec::new();
         let mut waiting: Vec<pb::CallEvent> = Vec::new();

@@ -149,7 +149,11 @@ pub fn percentile_us(before: &[(u64, u64)], after: &[(u64, u64)], of_1000: u64) 
         (bound, count - had)
     };
     let counts: Vec<(u64, u64)> = after.iter().map(since).collect();
-    let wanted = counts.last().map_or(0, |c| c.1) * of_1000 / 1_000;
+    let all = counts.last().map_or(0, |c| c.1);
+    if all == 0 {
+        return 0;
+    }
+    let wanted = all * of_1000 / 1_000;
     let (mut low, mut below) = (0, 0);
     for (bound, count) in counts {
         if count > wanted {
