@@ -114,7 +114,7 @@ impl Kafka {
         for property in &self.properties {
             let (name, value) = property
                 .split_once('=')
-                .ok_or_else(|| bad(format!("{property:?} is not NAME=VALUE")))?;
+                .ok_or_else(|| bad("one of them is not NAME=VALUE".to_owned()))?;
             passed.insert(name.trim().to_owned(), value.to_owned());
         }
         let given = |text: &String| (!text.is_empty()).then(|| text.clone());
@@ -143,6 +143,8 @@ pub struct Listen {
     pub connections_max: usize,
     /// A request's head must arrive within it; an idle connection is closed after it.
     pub head_timeout_ms: u64,
+    /// A client that reads nothing of its answer for so long is cut off; one that reads slowly has a second more for every KiB.
+    pub write_timeout_ms: u64,
     /// At the end: how long `/readyz` says 503 before connections are refused, so that balancers look away first.
     pub unready_ms: u64,
     /// At the end: how long requests that are under way may take.
@@ -156,6 +158,7 @@ impl Default for Listen {
             address: SocketAddr::from(([127, 0, 0, 1], 7070)),
             connections_max: limits.connections,
             head_timeout_ms: limits.head_timeout.as_millis() as u64,
+            write_timeout_ms: limits.write_timeout.as_millis() as u64,
             unready_ms: 250,
             drain_timeout_ms: limits.drain_timeout.as_millis() as u64,
         }
@@ -168,6 +171,7 @@ impl Listen {
         Limits {
             connections: self.connections_max,
             head_timeout: Duration::from_millis(self.head_timeout_ms),
+            write_timeout: Duration::from_millis(self.write_timeout_ms),
             drain_timeout: Duration::from_millis(self.drain_timeout_ms),
         }
     }
@@ -393,6 +397,12 @@ fn did_you_mean(nearest: Option<&str>) -> String {
     )
 }
 
+const KIB: i128 = 1_024;
+const GIB: i128 = KIB * KIB * KIB;
+const HOUR_MS: i128 = 3_600_000;
+const CENTURY_S: i128 = 100 * 366 * 24 * 3_600;
+const TRILLION: i128 = 1_000_000_000_000;
+
 /// Milliseconds that notice, drain and the rest of an end may take.
 pub const SHUTDOWN_MS: u64 = 9_500;
 
@@ -400,45 +410,96 @@ pub const SHUTDOWN_MS: u64 = 9_500;
 const CLOSE_MS_MIN: u64 = 2_000;
 
 impl Config {
+    /// Every number, and from where to where it may be set: beyond, something would be cut off, overflow or never end.
+    fn numbers(&self) -> [(&'static str, i128, i128, i128); 25] {
+        let (listen, ingest, fold) = (&self.listen, &self.ingest, &self.fold);
+        let size = |bytes: usize| bytes as i128;
+        [
+            (
+                "kafka.session_timeout_ms",
+                self.kafka.session_timeout_ms.into(),
+                1_000,
+                HOUR_MS,
+            ),
+            ("listen.connections_max", size(listen.connections_max), 1, 1_000_000),
+            ("listen.head_timeout_ms", listen.head_timeout_ms.into(), 100, HOUR_MS),
+            ("listen.write_timeout_ms", listen.write_timeout_ms.into(), 100, HOUR_MS),
+            ("listen.unready_ms", listen.unready_ms.into(), 0, HOUR_MS),
+            ("listen.drain_timeout_ms", listen.drain_timeout_ms.into(), 0, HOUR_MS),
+            ("ingest.request_bytes_max", size(ingest.request_bytes_max), KIB, GIB),
+            (
+                "ingest.request_events_max",
+                size(ingest.request_events_max),
+                1,
+                10_000_000,
+            ),
+            // One whole request has to fit.
+            (
+                "ingest.in_flight_bytes_max",
+                size(ingest.in_flight_bytes_max),
+                size(ingest.request_bytes_max),
+                1_024 * GIB,
+            ),
+            ("ingest.writers", size(ingest.writers), 1, 10_000),
+            ("ingest.lag_records_max", ingest.lag_records_max.into(), 1, TRILLION),
+            (
+                "ingest.free_disk_bytes_min",
+                ingest.free_disk_bytes_min.into(),
+                0,
+                1_024 * 1_024 * GIB,
+            ),
+            ("ingest.idle_timeout_ms", ingest.idle_timeout_ms.into(), 100, HOUR_MS),
+            (
+                "ingest.body_timeout_ms",
+                ingest.body_timeout_ms.into(),
+                100,
+                24 * HOUR_MS,
+            ),
+            ("fold.commit_events", fold.commit_events.into(), 1, 1_000_000_000),
+            ("fold.commit_ms", fold.commit_ms.into(), 0, HOUR_MS),
+            ("fold.flush_bytes", fold.flush_bytes.into(), KIB * KIB, 1_024 * GIB),
+            ("fold.flush_ms", fold.flush_ms.into(), 1_000, 24 * HOUR_MS),
+            ("fold.hold_ms", fold.hold_ms.into(), 0, 24 * HOUR_MS),
+            ("fold.poll_bytes", size(fold.poll_bytes), KIB, GIB),
+            ("fold.cache_bytes", size(fold.cache_bytes), 0, 16 * 1_024 * GIB),
+            ("fold.buffer_bytes", size(fold.buffer_bytes), 8 * KIB * KIB, 1_024 * GIB),
+            (
+                "retention.log_bytes",
+                self.retention.log_bytes.into(),
+                0,
+                1_024 * 1_024 * GIB,
+            ),
+            ("retention.log_age_s", self.retention.log_age_s.into(), 0, CENTURY_S),
+            (
+                "health.lag_records_max",
+                self.health.lag_records_max.into(),
+                1,
+                TRILLION,
+            ),
+        ]
+    }
+
     /// The first value that can't hold, and why.
     fn misfit(&self) -> Option<(&'static str, String)> {
-        let at_least = |key, value: u64, least: u64| {
-            (value < least).then(|| (key, format!("{value} is too little; at least {least}")))
+        let beyond = |(key, value, least, most): (&'static str, i128, i128, i128)| {
+            if value < least {
+                Some((key, format!("{value} is too little; at least {least}")))
+            } else if value > most {
+                Some((key, format!("{value} is too much; at most {most}")))
+            } else {
+                None
+            }
         };
+        let most = SHUTDOWN_MS - CLOSE_MS_MIN;
         let notice_and_drain = self.listen.unready_ms.saturating_add(self.listen.drain_timeout_ms);
-        at_least("listen.connections_max", self.listen.connections_max as u64, 1)
-            .or_else(|| at_least("kafka.session_timeout_ms", self.kafka.session_timeout_ms, 1_000))
-            .or_else(|| at_least("listen.head_timeout_ms", self.listen.head_timeout_ms, 100))
-            .or_else(|| at_least("ingest.request_bytes_max", self.ingest.request_bytes_max as u64, 1 << 10))
-            .or_else(|| at_least("ingest.request_events_max", self.ingest.request_events_max as u64, 1))
-            .or_else(|| {
-                let one = self.ingest.request_bytes_max as u64;
-                at_least("ingest.in_flight_bytes_max", self.ingest.in_flight_bytes_max as u64, one)
+        self.numbers().into_iter().find_map(beyond).or_else(|| {
+            (notice_and_drain > most).then(|| {
+                let what = format!(
+                    "with unready_ms it comes to {notice_and_drain} ms; the two may take {most}, so that a shutdown ends within 10 s"
+                );
+                ("listen.drain_timeout_ms", what)
             })
-            .or_else(|| at_least("ingest.writers", self.ingest.writers as u64, 1))
-            .or_else(|| at_least("ingest.lag_records_max", self.ingest.lag_records_max, 1))
-            .or_else(|| at_least("ingest.idle_timeout_ms", self.ingest.idle_timeout_ms, 100))
-            .or_else(|| at_least("ingest.body_timeout_ms", self.ingest.body_timeout_ms, 100))
-            .or_else(|| at_least("fold.commit_events", self.fold.commit_events, 1))
-            .or_else(|| at_least("fold.flush_bytes", self.fold.flush_bytes, 1 << 20))
-            .or_else(|| at_least("fold.flush_ms", self.fold.flush_ms, 1_000))
-            .or_else(|| at_least("fold.poll_bytes", self.fold.poll_bytes as u64, 1 << 10))
-            .or_else(|| at_least("fold.buffer_bytes", self.fold.buffer_bytes as u64, 8 << 20))
-            .or_else(|| at_least("health.lag_records_max", self.health.lag_records_max, 1))
-            .or_else(|| {
-                let negative = self.fold.hold_ms < 0;
-                negative.then(|| ("fold.hold_ms", "it can't be negative".to_owned()))
-            })
-            .or_else(|| {
-                let most = SHUTDOWN_MS - CLOSE_MS_MIN;
-                (notice_and_drain > most).then(|| {
-                    let what = format!(
-                        "with unready_ms it comes to {notice_and_drain} ms; the two may take {most}, so that a shutdown ends \
-                         within 10 s"
-                    );
-                    ("listen.drain_timeout_ms", what)
-                })
-            })
+        })
     }
 
     /// Where the keys are that tokens are checked by.
@@ -463,7 +524,9 @@ impl Config {
             calls_output: self.fold.calls_output,
             retention: Retention {
                 bytes: limit(self.retention.log_bytes),
-                age_ms: limit(self.retention.log_age_s).map(|s| s.saturating_mul(1_000).cast_signed()),
+                // Bounded by a century.
+                age_ms: limit(self.retention.log_age_s)
+                    .map(|s| i64::try_from(s).unwrap_or(i64::MAX).saturating_mul(1_000)),
             },
         }
     }
