@@ -115,7 +115,8 @@ pub struct Live {
     /// `None` while it isn't served.
     partition: RwLock<Option<Partition>>,
     standing: watch::Sender<Standing>,
-    delivered: watch::Sender<u64>,
+    /// Up to where all outputs are delivered, if that is known.
+    delivered: watch::Sender<Option<Standing>>,
     /// End of the log when it was opened.
     opened_end: AtomicU64,
     /// Set once it was reached, until the partition is served anew.
@@ -133,7 +134,7 @@ impl Live {
                 partition: number,
                 ..Standing::default()
             }),
-            delivered: watch::Sender::new(0),
+            delivered: watch::Sender::new(None),
             opened_end: AtomicU64::new(u64::MAX),
             caught_up: AtomicBool::new(false),
         }
@@ -145,6 +146,7 @@ impl Live {
         self.opened_end.store(end, Ordering::Release);
         self.caught_up.store(false, Ordering::Release);
         self.standing.send_replace(Standing::of(&partition));
+        self.delivered.send_replace(None);
         *self.partition.write() = Some(partition);
         Ok(())
     }
@@ -170,8 +172,14 @@ impl Live {
     }
 
     /// Changes whenever outputs were delivered.
-    pub fn watch_delivered(&self) -> watch::Receiver<u64> {
+    pub fn watch_delivered(&self) -> watch::Receiver<Option<Standing>> {
         self.delivered.subscribe()
+    }
+
+    /// Up to where everything that the folded records led to is delivered; `None` until that is known.
+    pub fn delivered(&self) -> Result<Option<Standing>, ReadError> {
+        let now = self.read(|p| (p.undelivered() == 0 && !p.has_uncommitted()).then(|| Standing::of(p)))?;
+        Ok(now.or_else(|| *self.delivered.borrow()))
     }
 
     /// Names of all rollup dimensions that a policy has named so far, sorted.
@@ -321,10 +329,12 @@ impl Live {
             } else {
                 Vec::new()
             };
-            let leaving = (outputs, partition.forwarding.unsent.clone());
+            let whole = outputs.len() == partition.unsent.len();
+            let standing = whole.then(|| Standing::of(partition));
+            let leaving = (outputs, partition.forwarding.unsent.clone(), standing);
             Ok((leaving, partition.prune_below.take(), retention))
         })?;
-        let Some(((outputs, forwards), prune_below, retention)) = committed else {
+        let Some(((outputs, forwards, standing), prune_below, retention)) = committed else {
             return Ok(());
         };
         if !forwards.is_empty() {
@@ -342,7 +352,13 @@ impl Live {
                 partition.sent(outputs.len());
                 Ok(())
             })?;
-            self.delivered.send_modify(|count| *count += 1);
+            self.delivered.send_replace(standing);
+        } else if standing.is_some() {
+            // Nobody waits for it.
+            self.delivered.send_if_modified(|known| {
+                *known = standing;
+                false
+            });
         }
         if let Some(below) = prune_below {
             self.log.prune(self.number, below, retention)?;
