@@ -1,6 +1,8 @@
 //! Who may do what: every route that the contract names × every scope × own and other account, and every way a token can be wrong.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -518,6 +520,26 @@ fn an_ingest_token_sends_events_of_its_own_sources_alone() {
         assert_eq!(outcome(&answer), is(400, "none_accepted"), "{source}");
         assert!(answer.text.contains("source_not_allowed"), "{}", answer.text);
     }
+}
+
+#[test]
+fn nobody_is_waited_for_who_may_not_back_up() {
+    let guarded = Guarded::start();
+    let token = guarded.issue(&["account", "--account", "acme"]);
+    let mut socket = TcpStream::connect(guarded.served.base.trim_start_matches("http://")).expect("connected");
+    socket
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .expect("a time-out");
+    // The body never comes.
+    let head = format!(
+        "POST /v1/backups HTTP/1.1\r\nhost: localhost\r\nauthorization: {}\r\ncontent-type: application/json\r\n\
+         content-length: 90\r\n\r\n",
+        bearer(&token)
+    );
+    socket.write_all(head.as_bytes()).expect("sent");
+    let mut status = [0; 12];
+    socket.read_exact(&mut status).expect("an answer before the body");
+    assert_eq!(&status, b"HTTP/1.1 403");
 }
 
 /// Asks until the answer is so: keys are read again every few seconds.
