@@ -11,7 +11,8 @@ use crate::config::sources::{self, Effective, Flag};
 /// Show the service's settings as they hold here, and where each comes from
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  RECKON_LISTEN__ADDRESS=0.0.0.0:7070 reckon config --config /etc/reckon/reckon.toml"
+    after_help = "Passwords and keys among librdkafka's settings are shown as ***.\n\nExample:\n  \
+        RECKON_LISTEN__ADDRESS=0.0.0.0:7070 reckon config --config /etc/reckon/reckon.toml"
 )]
 pub struct ConfigCommand {
     #[command(flatten)]
@@ -81,11 +82,7 @@ impl Given {
         }
         let mut effective =
             sources::load(self.config.as_deref(), &flags).map_err(|cause| CliError::Usage(cause.to_string()))?;
-        effective
-            .config
-            .kafka
-            .properties
-            .extend(self.properties.iter().cloned());
+        effective.add_properties("-X", &self.properties);
         Ok(effective)
     }
 }
@@ -96,7 +93,7 @@ impl ConfigCommand {
         if json {
             let rows: serde_json::Map<String, serde_json::Value> = settings
                 .into_iter()
-                .map(|s| (s.key, json!({"value": s.value, "from": s.origin.to_string()})))
+                .map(|s| (s.key.clone(), json!({"value": s.shown(), "from": s.origin.to_string()})))
                 .collect();
             println!("{}", serde_json::Value::from(rows));
             return Ok(());
@@ -110,7 +107,7 @@ impl ConfigCommand {
                 println!("{gap}[{of}]");
                 section = of.to_owned();
             }
-            let line = format!("{field} = {}", setting.value);
+            let line = format!("{field} = {}", setting.shown());
             println!("{line:<40} # {}", setting.origin);
         }
         Ok(())

@@ -24,7 +24,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Post a file of events (NDJSON) to a running service
 ///
 /// Each batch is acknowledged once it is durable. The place reached is kept beside the file: the same command again goes on
-/// there, also after the file has grown. To send a file again as a whole, which changes nothing, remove that file.
+/// there, also after the file has grown. A last line without an end, which somebody may still be writing, waits for the next
+/// time unless it is a whole JSON object. To send a file again as a whole, which changes nothing, remove the kept place.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  reckon post events.ndjson --to http://127.0.0.1:7070")]
 pub struct Post {
@@ -50,6 +51,10 @@ pub struct Post {
     /// Where the place reached is kept; FILE.posted if not given
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
+
+    /// The file grows no more: its last line is sent whatever it looks like
+    #[arg(long = "final")]
+    is_final: bool,
 
     /// Seconds to go on trying while the service is away or busy
     #[arg(long, default_value_t = 300)]
@@ -81,6 +86,8 @@ struct Batch {
     numbers: Vec<u64>,
     /// Lines of the file that were read for it.
     lines: u64,
+    /// Bytes of a last line that isn't whole yet.
+    held_back: u64,
 }
 
 /// What came of one try.
@@ -97,11 +104,16 @@ fn file_error(path: &Path, cause: std::io::Error) -> CliError {
 }
 
 impl Batch {
-    fn read(reader: &mut impl BufRead, first: u64, lines_max: usize) -> std::io::Result<Self> {
+    fn read(reader: &mut impl BufRead, first: u64, lines_max: usize, is_final: bool) -> std::io::Result<Self> {
         let mut batch = Self::default();
         while batch.numbers.len() < lines_max && batch.body.len() < BODY_BYTES {
             let from = batch.body.len();
             if reader.read_until(b'\n', &mut batch.body)? == 0 {
+                break;
+            }
+            if !is_final && !is_whole(&batch.body[from..]) {
+                batch.held_back = (batch.body.len() - from) as u64;
+                batch.body.truncate(from);
                 break;
             }
             batch.lines += 1;
@@ -111,6 +123,14 @@ impl Batch {
         }
         Ok(batch)
     }
+}
+
+/// Whether nobody is still writing the line: it has its end, or is an object with its own.
+fn is_whole(line: &[u8]) -> bool {
+    let text = line.trim_ascii();
+    line.ends_with(b"\n")
+        || text.is_empty()
+        || (text.starts_with(b"{") && serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok())
 }
 
 /// Whether a file's first line is a log record.
@@ -187,7 +207,7 @@ impl Service {
         }
         let word = |name: &str| answer[name].as_str().unwrap_or("-").to_owned();
         let why = format!("{} ({status} {}): {}", word("title"), word("code"), word("detail"));
-        if matches!(status, 408 | 429 | 500..) {
+        if matches!(status, 408 | 412 | 429 | 500..) {
             let after = after.map(Duration::from_secs);
             return Ok(Sent::Again { why, after });
         }
@@ -292,8 +312,10 @@ impl Post {
         let (resumed_at, before) = (place.offset, place.clone());
         let bar = progress(std::fs::metadata(&self.file).map_err(failed)?.len(), "posting");
         bar.set_position(place.offset);
+        let mut held_back;
         loop {
-            let batch = Batch::read(&mut reader, place.lines, self.batch as usize).map_err(failed)?;
+            let batch = Batch::read(&mut reader, place.lines, self.batch as usize, self.is_final).map_err(failed)?;
+            held_back = batch.held_back;
             if batch.lines == 0 {
                 break;
             }
@@ -324,8 +346,17 @@ impl Post {
             place.hash = format!("{:016x}", hash.digest());
             save(&state, &place)?;
             bar.set_position(place.offset);
+            if held_back > 0 {
+                break;
+            }
         }
         bar.finish_and_clear();
+        if held_back > 0 {
+            eprintln!(
+                "line {} isn't whole yet ({held_back} bytes without an end): it waits for the next time; --final sends it as it is",
+                place.lines + 1
+            );
+        }
         self.report(&place, &before, resumed_at, records, began.elapsed(), json)
     }
 
@@ -395,18 +426,31 @@ mod tests {
 
     #[test]
     fn batches_are_whole_lines_and_know_their_numbers() -> std::io::Result<()> {
-        let mut file: &[u8] = b"{a}\n\n{b}\n{c}";
-        let first = Batch::read(&mut file, 0, 2)?;
+        let mut file: &[u8] = b"{a}\n\n{b}\n{\"c\": 1}";
+        let first = Batch::read(&mut file, 0, 2, false)?;
         assert_eq!(
             (first.body.as_slice(), first.numbers.as_slice(), first.lines),
             (&b"{a}\n\n{b}\n"[..], &[1, 3][..], 3)
         );
-        let second = Batch::read(&mut file, 3, 2)?;
+        let second = Batch::read(&mut file, 3, 2, false)?;
         assert_eq!(
             (second.body.as_slice(), second.numbers.as_slice()),
-            (&b"{c}"[..], &[4][..])
+            (&b"{\"c\": 1}"[..], &[4][..])
         );
-        assert_eq!(Batch::read(&mut file, 4, 2)?.lines, 0);
+        assert_eq!(Batch::read(&mut file, 4, 2, false)?.lines, 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_line_that_is_being_written_waits() -> std::io::Result<()> {
+        for half in [&b"{\"c\": "[..], b"{\"c\": 1", b"4", b"{} {"] {
+            let bytes = [&b"{}\n"[..], half].concat();
+            let batch = Batch::read(&mut bytes.as_slice(), 0, 9, false)?;
+            assert_eq!((batch.body.as_slice(), batch.lines), (&b"{}\n"[..], 1));
+            assert_eq!(batch.held_back, half.len() as u64);
+            let batch = Batch::read(&mut bytes.as_slice(), 0, 9, true)?;
+            assert_eq!((batch.body, batch.lines, batch.held_back), (bytes, 2, 0));
+        }
         Ok(())
     }
 

@@ -188,9 +188,11 @@ async fn answer(
             metrics::tidy();
         }
     });
+    let keeping_up = tokio::spawn(Gatekeeper::keep_up(Arc::clone(&service)));
     let router = crate::http::router(Arc::clone(&service));
     server::serve(listener, router, &config.listen.limits(), service.closing.clone()).await;
     tidying.abort();
+    keeping_up.abort();
     Ok(ending)
 }
 

@@ -11,20 +11,21 @@ use super::terminal::Table;
 use super::{CliError, Data};
 use crate::http::caller::Scope;
 use crate::http::gatekeeper::KEYS_READ_EVERY;
-use crate::http::token::{self, BYTES_MAX, Claims, ISSUER, LIFETIME_MAX_S};
+use crate::http::token::{self, BYTES_MAX, Claims, ISSUER, LIFETIME_MAX_S, TokenError};
 use crate::http::token_keys::KeyFolder;
 use crate::log::Log;
 use crate::log::kafka::KafkaLog;
 use crate::partition::host;
 
-/// Make keys; issue and look at tokens
+/// Make keys; issue, look at and revoke tokens
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   reckon token key new --data ./reckon-data
   reckon token issue ingest --data ./reckon-data --name edge-1 --source 'edge-*' --for 90d
   reckon token issue account --account acme --data ./reckon-data --name acme-dashboard
   TOKEN=$(reckon token issue operator --data ./reckon-data --name ann --for 8h)
-  reckon token inspect \"$TOKEN\" --data ./reckon-data")]
+  reckon token inspect \"$TOKEN\" --data ./reckon-data
+  reckon token revoke \"$TOKEN\" --data ./reckon-data")]
 pub struct Token {
     #[command(subcommand)]
     command: TokenCommand,
@@ -35,6 +36,7 @@ enum TokenCommand {
     Key(Key),
     Issue(Issue),
     Inspect(Inspect),
+    Revoke(Revoke),
 }
 
 /// Where the keys are.
@@ -143,7 +145,7 @@ enum KeyCommand {
         #[command(flatten)]
         keys: Keys,
     },
-    /// Put a public key aside: its tokens are refused at once
+    /// Put a public key aside: its tokens are refused within seconds
     Retire {
         /// Its id
         key_id: String,
@@ -158,6 +160,7 @@ enum KeyCommand {
 #[command(after_help = "Examples:
   reckon token issue ingest --data ./reckon-data --name edge-1 --source 'edge-*' --for 90d
   reckon token issue account --account acme --data ./reckon-data --name acme-dashboard
+  reckon token issue metrics --data ./reckon-data --name prometheus --for 366d
   reckon token issue operator --data ./reckon-data --name ann --for 8h
   reckon token issue operator --kafka localhost:9092 --keys ./keys --name ann --for 8h")]
 struct Issue {
@@ -182,6 +185,11 @@ enum IssueScope {
         #[arg(long, value_name = "ID")]
         account: String,
 
+        #[command(flatten)]
+        terms: Terms,
+    },
+    /// Reads the metrics and nothing else: for Prometheus
+    Metrics {
         #[command(flatten)]
         terms: Terms,
     },
@@ -225,6 +233,24 @@ struct Inspect {
     log: OfLog,
 }
 
+/// Take one token back; the others of its key go on
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Every folder of keys that a service reads has a list of its own: where instances don't share one, revoke in
+each.
+
+Examples:
+  reckon token revoke 9f2c01ab5d3e4f60718293a4b5c6d7e8 --data ./reckon-data
+  reckon token revoke - --data ./reckon-data < token.txt"
+)]
+struct Revoke {
+    /// The token's id, or the token; `-` reads it from standard input, where other users can't see it
+    token: String,
+
+    #[command(flatten)]
+    keys: Keys,
+}
+
 /// A time such as 30d, in seconds.
 fn lifetime_s(text: &str) -> Result<u64, String> {
     let units = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
@@ -248,6 +274,7 @@ impl Token {
             TokenCommand::Key(key) => key.run(json),
             TokenCommand::Issue(issue) => issue.run(json),
             TokenCommand::Inspect(inspect) => inspect.run(json),
+            TokenCommand::Revoke(revoke) => revoke.run(json),
         }
     }
 }
@@ -313,6 +340,7 @@ impl Issue {
         let (scope, terms) = match self.scope {
             IssueScope::Ingest { sources, terms } => (Scope::Ingest { sources }, terms),
             IssueScope::Account { account, terms } => (Scope::Account { account }, terms),
+            IssueScope::Metrics { terms } => (Scope::Metrics, terms),
             IssueScope::Operator { terms } => (Scope::Operator, terms),
         };
         let (key_id, key) = terms.log.folder()?.signer(terms.key_id.as_deref())?;
@@ -357,23 +385,60 @@ fn scope_in_words(scope: &Scope) -> String {
         Scope::Ingest { sources } if sources.is_empty() => "writes events of any source".to_owned(),
         Scope::Ingest { sources } => format!("writes events of {}", sources.join(", ")),
         Scope::Account { account } => format!("reads account {account}"),
+        Scope::Metrics => "reads the metrics".to_owned(),
         Scope::Operator => "reads and writes everything".to_owned(),
+    }
+}
+
+/// A token as given, or from standard input.
+fn given(token: String) -> std::io::Result<String> {
+    if token != "-" {
+        return Ok(token);
+    }
+    let mut text = String::new();
+    std::io::stdin().take(1 << 16).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+impl Revoke {
+    fn run(self, json: bool) -> Result<(), CliError> {
+        let token = given(self.token)?;
+        let token = token.trim();
+        // Whoever signed it: an id that no token has does no harm.
+        let (token_id, note) = match token::read_unverified(token) {
+            Ok((_, claims)) => {
+                let note = format!("{}, until {}", claims.sub, token::time_shown(claims.exp));
+                (claims.jti, note)
+            }
+            Err(_) => (token.to_owned(), String::new()),
+        };
+        let folder = self.keys.folder();
+        folder.revoke(&token_id, &note)?;
+        if json {
+            println!("{}", json!({"token_id": token_id, "revoked": true}));
+        } else {
+            println!(
+                "revoked token {token_id}: it is refused within {} s; streams that are open with it end within five minutes",
+                KEYS_READ_EVERY.as_secs()
+            );
+        }
+        Ok(())
     }
 }
 
 impl Inspect {
     fn run(self, json: bool) -> Result<(), CliError> {
-        let token = if self.token == "-" {
-            let mut text = String::new();
-            std::io::stdin().take(1 << 16).read_to_string(&mut text)?;
-            text
-        } else {
-            self.token
-        };
+        let token = given(self.token)?;
         let token = token.trim();
-        let keys = self.log.folder()?.ring()?.keys;
+        let ring = self.log.folder()?.ring()?;
         let log_id = self.log.log_id()?;
-        let checked = token::verify(token, &keys, &log_id).and_then(|claims| claims.hold_at(token::now_s()));
+        let checked = token::verify(token, &ring.keys, &log_id).and_then(|claims| {
+            claims.hold_at(token::now_s())?;
+            if ring.revoked.contains(&claims.jti) {
+                return Err(TokenError::Revoked(claims.jti));
+            }
+            Ok(())
+        });
         let read = token::read_unverified(token);
         if json {
             let (key_id, claims) = read.ok().unzip();

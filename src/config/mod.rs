@@ -5,6 +5,7 @@
 //!
 //! `deploy/reckon.toml` lists every key with its default; a test holds them together.
 
+mod bounds;
 pub mod operator_key;
 pub mod sources;
 
@@ -114,7 +115,7 @@ impl Kafka {
         for property in &self.properties {
             let (name, value) = property
                 .split_once('=')
-                .ok_or_else(|| bad(format!("{property:?} is not NAME=VALUE")))?;
+                .ok_or_else(|| bad("one of them is not NAME=VALUE".to_owned()))?;
             passed.insert(name.trim().to_owned(), value.to_owned());
         }
         let given = |text: &String| (!text.is_empty()).then(|| text.clone());
@@ -143,6 +144,8 @@ pub struct Listen {
     pub connections_max: usize,
     /// A request's head must arrive within it; an idle connection is closed after it.
     pub head_timeout_ms: u64,
+    /// A client that reads nothing of its answer for so long is cut off; one that reads slowly has a second more for every KiB.
+    pub write_timeout_ms: u64,
     /// At the end: how long `/readyz` says 503 before connections are refused, so that balancers look away first.
     pub unready_ms: u64,
     /// At the end: how long requests that are under way may take.
@@ -156,6 +159,7 @@ impl Default for Listen {
             address: SocketAddr::from(([127, 0, 0, 1], 7070)),
             connections_max: limits.connections,
             head_timeout_ms: limits.head_timeout.as_millis() as u64,
+            write_timeout_ms: limits.write_timeout.as_millis() as u64,
             unready_ms: 250,
             drain_timeout_ms: limits.drain_timeout.as_millis() as u64,
         }
@@ -168,6 +172,7 @@ impl Listen {
         Limits {
             connections: self.connections_max,
             head_timeout: Duration::from_millis(self.head_timeout_ms),
+            write_timeout: Duration::from_millis(self.write_timeout_ms),
             drain_timeout: Duration::from_millis(self.drain_timeout_ms),
         }
     }
@@ -396,51 +401,7 @@ fn did_you_mean(nearest: Option<&str>) -> String {
 /// Milliseconds that notice, drain and the rest of an end may take.
 pub const SHUTDOWN_MS: u64 = 9_500;
 
-/// Milliseconds of these that remain at least for the partitions to put everything on disk.
-const CLOSE_MS_MIN: u64 = 2_000;
-
 impl Config {
-    /// The first value that can't hold, and why.
-    fn misfit(&self) -> Option<(&'static str, String)> {
-        let at_least = |key, value: u64, least: u64| {
-            (value < least).then(|| (key, format!("{value} is too little; at least {least}")))
-        };
-        let notice_and_drain = self.listen.unready_ms.saturating_add(self.listen.drain_timeout_ms);
-        at_least("listen.connections_max", self.listen.connections_max as u64, 1)
-            .or_else(|| at_least("kafka.session_timeout_ms", self.kafka.session_timeout_ms, 1_000))
-            .or_else(|| at_least("listen.head_timeout_ms", self.listen.head_timeout_ms, 100))
-            .or_else(|| at_least("ingest.request_bytes_max", self.ingest.request_bytes_max as u64, 1 << 10))
-            .or_else(|| at_least("ingest.request_events_max", self.ingest.request_events_max as u64, 1))
-            .or_else(|| {
-                let one = self.ingest.request_bytes_max as u64;
-                at_least("ingest.in_flight_bytes_max", self.ingest.in_flight_bytes_max as u64, one)
-            })
-            .or_else(|| at_least("ingest.writers", self.ingest.writers as u64, 1))
-            .or_else(|| at_least("ingest.lag_records_max", self.ingest.lag_records_max, 1))
-            .or_else(|| at_least("ingest.idle_timeout_ms", self.ingest.idle_timeout_ms, 100))
-            .or_else(|| at_least("ingest.body_timeout_ms", self.ingest.body_timeout_ms, 100))
-            .or_else(|| at_least("fold.commit_events", self.fold.commit_events, 1))
-            .or_else(|| at_least("fold.flush_bytes", self.fold.flush_bytes, 1 << 20))
-            .or_else(|| at_least("fold.flush_ms", self.fold.flush_ms, 1_000))
-            .or_else(|| at_least("fold.poll_bytes", self.fold.poll_bytes as u64, 1 << 10))
-            .or_else(|| at_least("fold.buffer_bytes", self.fold.buffer_bytes as u64, 8 << 20))
-            .or_else(|| at_least("health.lag_records_max", self.health.lag_records_max, 1))
-            .or_else(|| {
-                let negative = self.fold.hold_ms < 0;
-                negative.then(|| ("fold.hold_ms", "it can't be negative".to_owned()))
-            })
-            .or_else(|| {
-                let most = SHUTDOWN_MS - CLOSE_MS_MIN;
-                (notice_and_drain > most).then(|| {
-                    let what = format!(
-                        "with unready_ms it comes to {notice_and_drain} ms; the two may take {most}, so that a shutdown ends \
-                         within 10 s"
-                    );
-                    ("listen.drain_timeout_ms", what)
-                })
-            })
-    }
-
     /// Where the keys are that tokens are checked by.
     pub fn key_folder(&self) -> KeyFolder {
         if self.tokens.keys_path.as_os_str().is_empty() {
@@ -463,7 +424,9 @@ impl Config {
             calls_output: self.fold.calls_output,
             retention: Retention {
                 bytes: limit(self.retention.log_bytes),
-                age_ms: limit(self.retention.log_age_s).map(|s| s.saturating_mul(1_000).cast_signed()),
+                // Bounded by a century.
+                age_ms: limit(self.retention.log_age_s)
+                    .map(|s| i64::try_from(s).unwrap_or(i64::MAX).saturating_mul(1_000)),
             },
         }
     }

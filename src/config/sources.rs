@@ -31,6 +31,8 @@ pub enum Origin {
     Environment(String),
     /// A flag.
     Flag(String),
+    /// A flag that adds to what was given before.
+    Added(String, Box<Origin>),
 }
 
 impl std::fmt::Display for Origin {
@@ -40,6 +42,7 @@ impl std::fmt::Display for Origin {
             Self::File(path) => write!(f, "file {}", path.display()),
             Self::Environment(name) => write!(f, "env {name}"),
             Self::Flag(flag) => write!(f, "flag {flag}"),
+            Self::Added(flag, to) => write!(f, "{to}, and flag {flag}"),
         }
     }
 }
@@ -101,6 +104,38 @@ pub struct Setting {
     pub origin: Origin,
 }
 
+/// Parts of names of librdkafka's settings whose values are nobody's business.
+const SECRET: [&str; 6] = ["password", "secret", "pem", "key", "token", "oauthbearer"];
+
+/// What stands for a secret.
+const HIDDEN: &str = "***";
+
+impl Setting {
+    /// Its value as it may be shown: of `NAME=VALUE` only the name, if the value is a secret.
+    pub fn shown(&self) -> serde_json::Value {
+        let hidden = |value: &serde_json::Value| {
+            let Some(text) = value.as_str().filter(|_| self.key == PROPERTIES) else {
+                return value.clone();
+            };
+            let (name, has_value) = text.split_once('=').map_or((text, false), |(name, _)| (name, true));
+            let is_secret = SECRET.iter().any(|part| name.to_ascii_lowercase().contains(part));
+            match (is_secret, has_value) {
+                (true, true) => format!("{name}={HIDDEN}").into(),
+                // It may be a value that has lost its name.
+                (_, false) => HIDDEN.into(),
+                (false, true) => value.clone(),
+            }
+        };
+        match &self.value {
+            serde_json::Value::Array(all) => all.iter().map(hidden).collect(),
+            value => hidden(value),
+        }
+    }
+}
+
+/// librdkafka's settings.
+const PROPERTIES: &str = "kafka.properties";
+
 /// The configuration that holds, and where it came from.
 #[derive(Clone, Debug)]
 pub struct Effective {
@@ -108,6 +143,24 @@ pub struct Effective {
     pub config: Config,
     /// Every key, sorted.
     pub settings: Vec<Setting>,
+}
+
+impl Effective {
+    /// With more of librdkafka's settings, by a flag that adds to the others.
+    pub fn add_properties(&mut self, flag: &str, more: &[String]) {
+        if more.is_empty() {
+            return;
+        }
+        let all = &mut self.config.kafka.properties;
+        all.extend_from_slice(more);
+        for setting in self.settings.iter_mut().filter(|s| s.key == PROPERTIES) {
+            setting.value = all.clone().into();
+            let before = std::mem::replace(&mut setting.origin, Origin::Flag(flag.to_owned()));
+            if before != Origin::Default {
+                setting.origin = Origin::Added(flag.to_owned(), Box::new(before));
+            }
+        }
+    }
 }
 
 /// Puts together defaults, the file, the environment and flags.

@@ -56,6 +56,8 @@ fn put_standing(headers: &mut HeaderMap, standing: Standing) {
         put("reckon-clock", clock);
     }
     headers.insert("cache-control", HeaderValue::from_static("no-store"));
+    // By it a form is chosen, and whether who isn't signed in is sent on.
+    headers.insert("vary", HeaderValue::from_static("accept"));
 }
 
 /// A JSON answer.

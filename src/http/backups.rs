@@ -4,15 +4,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, Request, State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::body;
 use super::caller::Caller;
 use super::problem::{Code, Problem, ProblemBody};
 use super::service::{Service, blocking};
 use crate::partition::backup::{BackupError, Manifest, PartitionStanding};
+
+/// Bytes of a request's body at most: a path.
+const REQUEST_BYTES_MAX: usize = 16 << 10;
 
 /// What is asked.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -94,9 +98,12 @@ impl From<BackupError> for Problem {
 pub async fn backup(
     State(service): State<Arc<Service>>,
     caller: Caller,
-    body: Result<Json<BackupRequest>, JsonRejection>,
+    request: Request,
 ) -> Result<(axum::http::StatusCode, Json<BackupBody>), Problem> {
+    // Nobody else's body is read.
     caller.may_operate()?;
+    let request = body::in_time(&service.gate, request, REQUEST_BYTES_MAX).await?;
+    let body = Json::<BackupRequest>::from_request(request, &()).await;
     let Json(BackupRequest { to }) = body.map_err(|cause| match cause {
         JsonRejection::MissingJsonContentType(_) => Problem::new(Code::UnsupportedType, cause.body_text()),
         _ => Problem::new(Code::BadBody, cause.body_text()),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
@@ -54,6 +55,16 @@ impl Arriving {
             idle_timeout: gate.limits.idle_timeout,
             last: now,
             until: now + gate.limits.body_timeout,
+        }
+    }
+
+    /// A small one, that has to come as fast as a piece of a large one.
+    fn small(gate: &Arc<Gate>, headers: &HeaderMap, body: Body, limit: usize) -> Self {
+        let arriving = Self::new(gate, headers, body);
+        Self {
+            limit,
+            until: arriving.last + arriving.idle_timeout,
+            ..arriving
         }
     }
 
@@ -133,5 +144,19 @@ impl Arriving {
         };
         // Over or not: the answer goes out now.
         let _ = tokio::time::timeout(DRAIN_TIME, drained).await;
+    }
+}
+
+/// The request with its whole body, which has to be small and to come within a time. Whoever reads a body in another way
+/// waits for it for ever.
+pub async fn in_time(gate: &Arc<Gate>, request: Request, limit: usize) -> Result<Request, Problem> {
+    let (parts, body) = request.into_parts();
+    let mut arriving = Arriving::small(gate, &parts.headers, body, limit);
+    match arriving.whole().await {
+        Ok(whole) => Ok(Request::from_parts(parts, Body::from(whole))),
+        Err(problem) => {
+            arriving.drain().await;
+            Err(problem)
+        }
     }
 }

@@ -26,6 +26,8 @@ pub enum Scope {
         /// Which.
         account: String,
     },
+    /// Reads the metrics, and nothing of any account.
+    Metrics,
     /// Reads everything, writes events and records.
     Operator,
 }
@@ -44,7 +46,7 @@ impl Caller {
     pub fn may_ingest(&self) -> Result<(), Problem> {
         match self.scope {
             Scope::Ingest { .. } | Scope::Operator => Ok(()),
-            Scope::Account { .. } => Err(self.refused("an ingest or an operator token")),
+            Scope::Account { .. } | Scope::Metrics => Err(self.refused("an ingest or an operator token")),
         }
     }
 
@@ -59,7 +61,7 @@ impl Caller {
                     })
             }
             Scope::Operator => true,
-            Scope::Account { .. } => false,
+            Scope::Account { .. } | Scope::Metrics => false,
         }
     }
 
@@ -68,7 +70,9 @@ impl Caller {
         match &self.scope {
             Scope::Operator => Ok(()),
             Scope::Account { account: own } if own == account => Ok(()),
-            Scope::Account { .. } | Scope::Ingest { .. } => Err(self.refused("the account's own or an operator token")),
+            Scope::Account { .. } | Scope::Ingest { .. } | Scope::Metrics => {
+                Err(self.refused("the account's own or an operator token"))
+            }
         }
     }
 
@@ -76,13 +80,22 @@ impl Caller {
     pub fn may_operate(&self) -> Result<(), Problem> {
         match self.scope {
             Scope::Operator => Ok(()),
-            Scope::Account { .. } | Scope::Ingest { .. } => Err(self.refused("an operator token")),
+            Scope::Account { .. } | Scope::Ingest { .. } | Scope::Metrics => Err(self.refused("an operator token")),
+        }
+    }
+
+    /// May read the metrics.
+    pub fn may_scrape(&self) -> Result<(), Problem> {
+        match self.scope {
+            Scope::Operator | Scope::Metrics => Ok(()),
+            Scope::Account { .. } | Scope::Ingest { .. } => Err(self.refused("a metrics or an operator token")),
         }
     }
 
     fn refused(&self, wanted: &str) -> Problem {
         let scope = match self.scope {
             Scope::Ingest { .. } => "ingest",
+            Scope::Metrics => "metrics",
             Scope::Account { .. } => "account",
             Scope::Operator => "operator",
         };

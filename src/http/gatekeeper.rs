@@ -1,21 +1,24 @@
 //! Admits requests: by a token where there is a key, else everything from this machine itself.
 //!
-//! Keys are read again every few seconds and when a token names one that isn't known, so that they rotate by key id without a
-//! restart: while both public keys are there both kinds of token hold, and when the old one is taken away its tokens are refused.
+//! Keys are read again every few seconds, and sooner when a token names one that isn't known ([`Gatekeeper::keep_up`]), so that they
+//! rotate by key id without a restart: while both public keys are there both kinds of token hold, and when the old one is taken
+//! away its tokens are refused. So are tokens that were revoked by their ids. No request reads the disk.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::http::request::Parts;
 use axum::http::{Method, header};
 use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
+use tokio::sync::Notify;
 
 use super::caller::{Caller, Scope};
 use super::origin;
 use super::problem::{Code, Problem};
+use super::service::{Service, blocking};
 use super::token::{self, Claims, TokenError};
 use super::token_keys::{KeyError, KeyFolder, Ring};
 
@@ -67,7 +70,8 @@ pub struct Gatekeeper {
     folder: KeyFolder,
     log_id: String,
     door: RwLock<Arc<Door>>,
-    read_at: Mutex<Instant>,
+    /// A token's key isn't known: it may have been made just now.
+    unknown: Notify,
 }
 
 impl Gatekeeper {
@@ -90,7 +94,7 @@ impl Gatekeeper {
                 ring,
                 ..Door::default()
             })),
-            read_at: Mutex::new(Instant::now()),
+            unknown: Notify::new(),
         };
         match gatekeeper.notice() {
             Some(notice) => tracing::warn!("{notice}"),
@@ -145,18 +149,19 @@ impl Gatekeeper {
 
     /// What a token says, if it holds now.
     pub fn verify(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
-        let mut door = self.door();
+        let door = self.door();
         let known = door.verified.lock().get(token).map(Arc::clone);
         let claims = match known {
             Some(claims) => claims,
             None => {
-                let mut claims = token::verify(token, &door.ring.keys, &self.log_id);
+                let claims = token::verify(token, &door.ring.keys, &self.log_id);
                 if matches!(claims, Err(TokenError::UnknownKey(_))) {
-                    // Its key may have been made just now.
-                    door = self.door_within(KEYS_READ_FOR_UNKNOWN);
-                    claims = token::verify(token, &door.ring.keys, &self.log_id);
+                    self.unknown.notify_one();
                 }
                 let claims = Arc::new(claims?);
+                if door.ring.revoked.contains(&claims.jti) {
+                    return Err(TokenError::Revoked(claims.jti.clone()));
+                }
                 let mut verified = door.verified.lock();
                 if verified.len() >= VERIFIED_MAX {
                     verified.clear();
@@ -170,20 +175,22 @@ impl Gatekeeper {
     }
 
     fn door(&self) -> Arc<Door> {
-        self.door_within(KEYS_READ_EVERY)
+        Arc::clone(&self.door.read())
     }
 
-    /// The keys as they were within that time. One request reads them for all.
-    fn door_within(&self, time: Duration) -> Arc<Door> {
-        {
-            let mut read_at = self.read_at.lock();
-            if read_at.elapsed() < time {
-                return Arc::clone(&self.door.read());
+    /// Reads the keys again and again, beside the tasks that serve sockets.
+    pub async fn keep_up(service: Arc<Service>) {
+        loop {
+            // Garbage doesn't read the disk at will.
+            tokio::time::sleep(KEYS_READ_FOR_UNKNOWN).await;
+            let rest = KEYS_READ_EVERY.saturating_sub(KEYS_READ_FOR_UNKNOWN);
+            // Either is a reason.
+            let _ = tokio::time::timeout(rest, service.gatekeeper.unknown.notified()).await;
+            let reading = Arc::clone(&service);
+            if blocking(move || reading.gatekeeper.read_again()).await.is_err() {
+                tracing::error!("reading the keys again has panicked");
             }
-            *read_at = Instant::now();
         }
-        self.read_again();
-        Arc::clone(&self.door.read())
     }
 
     fn read_again(&self) {
@@ -204,7 +211,12 @@ impl Gatekeeper {
             tracing::error!("{broken}");
         }
         let keys: Vec<&String> = ring.keys.keys().collect();
-        tracing::warn!(?keys, "the keys have changed: tokens of these hold now");
+        let revoked = ring.revoked.len();
+        tracing::warn!(
+            ?keys,
+            revoked,
+            "the keys have changed: tokens of these hold now, but for those that were revoked"
+        );
         // Tokens that were found good by the old keys are forgotten with them.
         *self.door.write() = Arc::new(Door {
             ring,
@@ -328,7 +340,7 @@ mod tests {
         assert!(gatekeeper.notice().is_some());
         keys.make(Some("k1")).unwrap();
         assert!(open(everywhere).is_ok());
-        gatekeeper.door_within(Duration::ZERO);
+        gatekeeper.read_again();
         assert!(gatekeeper.asks_for_tokens() && gatekeeper.notice().is_none());
 
         let now = token::now_s();
@@ -352,7 +364,7 @@ mod tests {
         let over = sign(&Claims {
             iat: now - 600,
             exp: now - 300,
-            ..claims
+            ..claims.clone()
         });
         for _ in 0..2 {
             assert!(
@@ -361,8 +373,17 @@ mod tests {
             );
         }
 
+        let other = sign(&Claims {
+            jti: "u".to_owned(),
+            ..claims.clone()
+        });
+        keys.revoke("t", "leaked").unwrap();
+        gatekeeper.read_again();
+        assert_eq!(gatekeeper.verify(&token), Err(TokenError::Revoked("t".to_owned())));
+        assert!(gatekeeper.verify(&other).is_ok());
+
         std::fs::remove_dir_all(keys.path()).unwrap();
-        gatekeeper.door_within(Duration::ZERO);
+        gatekeeper.read_again();
         assert!(matches!(gatekeeper.verify(&token), Err(TokenError::UnknownKey(_))));
         assert!(gatekeeper.asks_for_tokens());
     }
@@ -378,7 +399,8 @@ mod tests {
             Gatekeeper::open(keys, "a-log", LOOPBACK),
             Err(GatekeeperError::Broken(_))
         ));
-        let door = gatekeeper.door_within(Duration::ZERO);
+        gatekeeper.read_again();
+        let door = gatekeeper.door();
         assert!(door.ring.keys.contains_key("good") && door.ring.broken.len() == 1);
     }
 }

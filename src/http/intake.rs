@@ -136,6 +136,18 @@ impl Results {
         }
     }
 
+    fn row(&mut self, row: &impl Serialize) {
+        self.separate();
+        match serde_json::to_string(row) {
+            Ok(text) => self.text.push_str(&text),
+            // Strings and numbers: nothing that JSON can't say. But the others' results must not be lost with this one's.
+            Err(cause) => {
+                tracing::error!(%cause, "a result can't be written");
+                self.text.push_str("null");
+            }
+        }
+    }
+
     /// The next event is in the log.
     pub fn appended(&mut self, partition: u32, offset: u64) {
         self.separate();
@@ -156,15 +168,13 @@ impl Results {
                 .collect(),
             control_version: control_version.map(|v| v.to_string()),
         };
-        self.separate();
-        self.text.push_str(&serde_json::to_string(&row).unwrap_or_default());
+        self.row(&row);
         self.accepted += 1;
     }
 
     /// The next one is not.
     pub fn refused(&mut self, refusal: &Refusal) {
-        self.separate();
-        self.text.push_str(&serde_json::to_string(refusal).unwrap_or_default());
+        self.row(refusal);
         self.refused += 1;
     }
 
@@ -291,7 +301,11 @@ impl Intake {
                     results.refused(refusal);
                 }
                 None => {
-                    let Some(receipt) = receipts.next() else { break };
+                    // What isn't known to be durable isn't acknowledged.
+                    let Some(receipt) = receipts.next() else {
+                        let detail = "the log has given fewer receipts than it was given records; send them again";
+                        return Err(Problem::new(Code::Internal, detail));
+                    };
                     results.appended(receipt.partition, receipt.offset);
                 }
             }

@@ -9,15 +9,14 @@
 
 use std::sync::{Arc, OnceLock};
 
-use axum::extract::{FromRequestParts, State};
+use axum::extract::State;
 use axum::http::header;
-use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use metrics::{Label, Unit, counter, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use super::caller::Caller;
 use super::health::Ready;
-use super::origin;
 use super::problem::Problem;
 use super::process::Process;
 use super::service::{self, Service};
@@ -223,30 +222,16 @@ pub fn table() -> String {
     text
 }
 
-/// Who may read the metrics: the operator, or a process on this machine that nobody speaks through.
-pub struct Scraper;
-
-impl FromRequestParts<Arc<Service>> for Scraper {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, service: &Arc<Service>) -> Result<Self, Problem> {
-        // A proxy on this machine brings strangers from a loopback address, and so does a browser's page of another site.
-        if origin::is_local(parts) && !origin::is_forwarded(parts) && !origin::is_cross_site(parts) {
-            return Ok(Self);
-        }
-        service.gatekeeper.admit(parts)?.may_operate()?;
-        Ok(Self)
-    }
-}
-
 /// What the service says of itself, for Prometheus
 ///
-/// `deploy/METRICS.md` lists the metrics. Wants an operator token, but for clients on the same machine.
-#[utoipa::path(get, path = "/metrics", tag = "running", security((), ("operator" = [])), responses(
+/// `deploy/METRICS.md` lists the metrics. Wants a metrics or an operator token, also from the same machine: a proxy there brings
+/// strangers from a loopback address, and needn't say so.
+#[utoipa::path(get, path = "/metrics", tag = "running", security(("metrics" = []), ("operator" = [])), responses(
     (status = 200, description = "Prometheus text", body = String, content_type = "text/plain"),
     (status = 401, description = "No valid token", body = super::problem::ProblemBody),
-    (status = 403, description = "Not an operator's", body = super::problem::ProblemBody)))]
-pub async fn scrape(_scraper: Scraper, State(service): State<Arc<Service>>) -> Result<Response, Problem> {
+    (status = 403, description = "Neither a metrics nor an operator token", body = super::problem::ProblemBody)))]
+pub async fn scrape(caller: Caller, State(service): State<Arc<Service>>) -> Result<Response, Problem> {
+    caller.may_scrape()?;
     let text = service::blocking(move || {
         collect(&service);
         let text = recorder().map(PrometheusHandle::render).unwrap_or_default();

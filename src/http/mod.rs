@@ -2,13 +2,13 @@
 //!
 //! | file | what it answers |
 //! |---|---|
-//! | [`usage`], [`calls`], [`statements`], [`periods`] | reads: JSON and CSV, each with the place in the log where it stands |
+//! | [`usage`], [`calls`], [`statements`], [`periods`], [`months`] | reads: JSON and CSV, each with the place in the log where it stands |
 //! | [`stream`], [`watchers`] | live totals as server-sent events, computed once for all who watch |
 //! | [`page`] | the billing page: for people |
 //! | [`ingest`], [`intake`], [`framing`], [`body`] | events: a body as it arrives, cut into events, judged, appended |
 //! | [`records`] | an operator's log records: histories, control |
 //! | [`gate`], [`sources`] | back-pressure; how each producer fares |
-//! | [`outputs`] | what was put out, for consumers without Kafka |
+//! | [`outputs`], [`rows`] | what was put out, for consumers without Kafka |
 //! | [`hop`], [`peers`] | on Kafka: a read of what another instance owns, asked there |
 //! | [`backups`] | a copy of everything while it runs |
 //! | [`gatekeeper`], [`caller`] | who asks, and what that one may do |
@@ -18,11 +18,13 @@
 //! | [`sign_in`] | a browser's cookie for its token |
 //! | [`origin`], [`security_headers`] | what other sites may make a browser do here: nothing |
 //! | [`problem`] | every refusal, with its code, field and cure |
-//! | [`server`] | sockets: limits, time-outs, the end |
+//! | [`server`], [`socket`] | sockets: limits, time-outs, the end |
+//! | [`accept`] | in which form a client wants its answer |
 //!
 //! Handlers hold no rule: they parse, ask [`crate::partition`], and put the answer into words. Whatever must be finished once
 //! begun runs in a task of its own, for a handler ends when its client leaves.
 
+pub mod accept;
 pub mod answer;
 pub mod backups;
 pub mod body;
@@ -36,6 +38,7 @@ pub mod hop;
 pub mod ingest;
 pub mod intake;
 pub mod metrics;
+pub mod months;
 pub mod origin;
 pub mod outputs;
 pub mod page;
@@ -46,10 +49,12 @@ pub mod problem;
 pub mod process;
 pub mod records;
 pub mod requests;
+pub mod rows;
 pub mod security_headers;
 pub mod server;
 pub mod service;
 pub mod sign_in;
+pub mod socket;
 pub mod sources;
 pub mod statements;
 pub mod stream;
@@ -61,12 +66,13 @@ pub mod watchers;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::decompression::RequestDecompressionLayer;
 use utoipa::OpenApi;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::response::ResponseBuilder;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
@@ -79,8 +85,9 @@ use service::Service;
 #[openapi(
     info(
         title = "Reckon",
-        description = "Turns the request-lifecycle events of API gateways into what each account owes. Quantities, amounts, \
-            counts and offsets are decimal strings; times are UTC in RFC 3339. Errors are problems of RFC 9457 with stable codes."
+        description = "Turns the request-lifecycle events of API gateways into what each account owes. In what is read, \
+            quantities, amounts, counts and offsets are decimal strings; partitions, revisions and the counts of one \
+            request's results are numbers. Times are UTC in RFC 3339. Errors are problems of RFC 9457 with stable codes."
     ),
     tags(
         (name = "events", description = "What gateways send"),
@@ -111,7 +118,7 @@ pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
         .merge(session_routes())
         .split_for_parts();
     let components = api.components.get_or_insert_default();
-    for scope in ["ingest", "account", "operator"] {
+    for scope in ["ingest", "account", "metrics", "operator"] {
         let bearer = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .bearer_format("JWT")
@@ -121,7 +128,25 @@ pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
             .build();
         components.add_security_scheme(scope, SecurityScheme::Http(bearer));
     }
+    to_sign_in(&mut api);
     (router, api)
+}
+
+/// Every read that asks for a token sends a browser without one to where it signs in ([`caller::TurnedAway`]).
+fn to_sign_in(api: &mut utoipa::openapi::OpenApi) {
+    for path in api.paths.paths.values_mut() {
+        let reads = path.get.iter_mut();
+        let nothing = SecurityRequirement::default();
+        let asks = |needs: &Vec<SecurityRequirement>| needs.iter().any(|one| *one != nothing);
+        for read in reads.filter(|read| read.security.as_ref().is_some_and(asks)) {
+            let onward = ResponseBuilder::new().description("A browser without a token that holds: on to /sign-in");
+            let status = StatusCode::SEE_OTHER.as_str().to_owned();
+            read.responses
+                .responses
+                .entry(status)
+                .or_insert_with(|| onward.build().into());
+        }
+    }
 }
 
 fn session_routes() -> OpenApiRouter<Arc<Service>> {
@@ -129,7 +154,6 @@ fn session_routes() -> OpenApiRouter<Arc<Service>> {
         .routes(routes!(sign_in::sign_in))
         .routes(routes!(sign_in::begin))
         .routes(routes!(sign_in::end))
-        .layer(DefaultBodyLimit::max(sign_in::FORM_BYTES_MAX))
 }
 
 /// Undoes gzip as a body arrives; other encodings are left for the handler to refuse.
@@ -142,6 +166,7 @@ pub fn router(service: Arc<Service>) -> Router {
     let (router, api) = routes();
     router
         .merge(page::routes())
+        .merge(periods::routes())
         .route_layer(axum::middleware::from_fn_with_state(Arc::clone(&service), hop::pass_on))
         .with_state(service)
         .merge(SwaggerUi::new("/docs").url("/openapi.json", api))

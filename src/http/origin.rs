@@ -11,16 +11,26 @@ use axum::http::{HeaderName, Method, Uri, header};
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// What proxies leave behind.
-const FORWARDED: [HeaderName; 5] = [
+/// What proxies leave behind: these, and every header that begins like those of [`FORWARDED_LIKE`]. A proxy may leave nothing: so
+/// no proxy may stand before a service without a key.
+const FORWARDED: [HeaderName; 12] = [
     header::FORWARDED,
     header::VIA,
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
     HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-client-ip"),
+    HeaderName::from_static("x-cluster-client-ip"),
+    HeaderName::from_static("x-envoy-external-address"),
+    HeaderName::from_static("x-envoy-internal"),
+    HeaderName::from_static("x-arr-log-id"),
+    HeaderName::from_static("x-amzn-trace-id"),
+    HeaderName::from_static("true-client-ip"),
+    HeaderName::from_static("fastly-client-ip"),
+    HeaderName::from_static("fly-client-ip"),
 ];
+
+/// See [`FORWARDED`].
+const FORWARDED_LIKE: [&str; 3] = ["x-forwarded-", "x-original-", "cf-"];
 
 /// A header's text if it is there exactly once.
 fn only<'a>(parts: &'a Parts, name: &HeaderName) -> Option<&'a str> {
@@ -68,12 +78,13 @@ pub fn is_local(parts: &Parts) -> bool {
 
 /// Whether a proxy has passed it on.
 pub fn is_forwarded(parts: &Parts) -> bool {
-    FORWARDED.iter().any(|name| parts.headers.contains_key(name))
+    let like = |name: &HeaderName| FORWARDED_LIKE.iter().any(|begin| name.as_str().starts_with(begin));
+    parts.headers.keys().any(|name| FORWARDED.contains(name) || like(name))
 }
 
 /// Whether it came in the clear over this machine's own network, where a `Secure` cookie wouldn't be kept by every browser.
 pub fn is_plain_local(parts: &Parts) -> bool {
-    is_local(parts) && !is_forwarded(parts) && !parts.headers.contains_key(X_FORWARDED_PROTO)
+    is_local(parts) && !is_forwarded(parts)
 }
 
 /// Whether it only follows a link to a page, which tells the page with the link nothing.
@@ -150,6 +161,27 @@ mod tests {
             .extensions
             .insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 7], 40_000))));
         assert!(!is_local(&from_afar));
+    }
+
+    #[test]
+    fn what_proxies_leave_behind() {
+        for name in [
+            "Forwarded",
+            "Via",
+            "X-Forwarded-For",
+            "X-Forwarded-Proto",
+            "X-Forwarded-Server",
+            "X-Real-IP",
+            "CF-Ray",
+            "CF-Connecting-IP",
+            "True-Client-IP",
+            "X-Original-Host",
+        ] {
+            let parts = parts("GET", &[("host", "localhost"), (name, "x")]);
+            assert!(is_forwarded(&parts) && !is_plain_local(&parts), "{name}");
+        }
+        let plain = [("host", "localhost"), ("x-request-id", "x"), ("cookie", "x=y")];
+        assert!(!is_forwarded(&parts("GET", &plain)) && is_plain_local(&parts("GET", &plain)));
     }
 
     #[test]

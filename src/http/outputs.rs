@@ -11,8 +11,10 @@ use utoipa::{IntoParams, ToSchema};
 use super::answer::{self, AsOf};
 use super::caller::Caller;
 use super::params::{Params, Places};
-use super::problem::{Problem, ProblemBody};
-use super::service::{Service, read};
+use super::problem::{Code, Problem, ProblemBody};
+use super::rows::{AdjustmentNotice, ClosedStatement, MonthControl, RejectedRecord};
+use super::service::{Service, blocking, read};
+use crate::log::LogError;
 use crate::machine::output::{Output, Topic, calls_of};
 use crate::partition::live::{Live, ReadError};
 use crate::partition::rows::{AdjustmentRow, CallRow, ControlRow, RejectRow, StatementRow};
@@ -42,7 +44,7 @@ pub struct OutputParams {
     /// Which partition, from 0; each has its own gapless sequence.
     #[param(nullable = false, example = 0)]
     partition: Option<u32>,
-    /// The last sequence that you have; 0 or none: from the first.
+    /// The last sequence that you have; 0 or none: from the first. One that isn't there yet is refused with 409 `beyond_end`.
     #[param(nullable = false, example = 0)]
     after: Option<u64>,
     /// Outputs at most, 1 to 1000; 100 if not given.
@@ -61,7 +63,7 @@ pub enum TopicName {
     Statements,
     /// Each verdict and amendment.
     Calls,
-    /// Thresholds and warnings.
+    /// Reserved: empty until there are exposure and alerts.
     Alerts,
     /// What was not folded, and why.
     Rejects,
@@ -97,15 +99,15 @@ pub struct OutputRow {
 #[serde(rename_all = "snake_case")]
 pub enum OutputBody {
     /// A closed statement.
-    PeriodClosed(Box<StatementRow>),
+    PeriodClosed(Box<ClosedStatement>),
     /// A change of a closed period.
-    AdjustmentNoticed(Box<AdjustmentRow>),
+    AdjustmentNoticed(Box<AdjustmentNotice>),
     /// A month's sums of this partition.
-    PeriodControl(Box<ControlRow>),
+    PeriodControl(Box<MonthControl>),
     /// Verdicts and amendments, in the order in which they were decided.
     Calls(Vec<CallRow>),
     /// A record that was not folded, and why.
-    Rejected(Box<RejectRow>),
+    Rejected(Box<RejectedRecord>),
     /// An output of another version.
     Unreadable(String),
 }
@@ -115,7 +117,8 @@ pub enum OutputBody {
 pub struct OutputsBody {
     /// Which topic.
     pub topic: &'static str,
-    /// Where the partition stands; absent where another instance folds it.
+    /// Up to where the partition's records are folded and all that they led to is in the topic: whoever has read on to the
+    /// topic's end has it. (Verdicts of the last second of log time may still wait for their chunk of `calls`.) Absent where another instance folds it, and until it is known after a start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub as_of: Option<AsOf>,
     /// In order.
@@ -131,17 +134,19 @@ pub fn body_of(output: &Output) -> Result<OutputBody, prost::DecodeError> {
     let (sequence, bytes) = (output.sequence, output.body.as_slice());
     Ok(match output.topic {
         Topic::Statements => match pb::StatementRecord::decode(bytes)?.body {
-            Some(Body::PeriodClosed(closed)) => OutputBody::PeriodClosed(Box::new(StatementRow::new(sequence, closed))),
+            Some(Body::PeriodClosed(closed)) => {
+                OutputBody::PeriodClosed(Box::new(StatementRow::new(sequence, closed).into()))
+            }
             Some(Body::AdjustmentNoticed(notice)) => {
-                OutputBody::AdjustmentNoticed(Box::new(AdjustmentRow::new(sequence, notice)))
+                OutputBody::AdjustmentNoticed(Box::new(AdjustmentRow::new(sequence, notice).into()))
             }
             Some(Body::PeriodControl(control)) => {
-                OutputBody::PeriodControl(Box::new(ControlRow::new(sequence, control)))
+                OutputBody::PeriodControl(Box::new(ControlRow::new(sequence, control).into()))
             }
             None => OutputBody::Unreadable("a record of a newer version".to_owned()),
         },
         Topic::Calls => OutputBody::Calls(calls_of(bytes)?.into_iter().map(CallRow::from).collect()),
-        Topic::Rejects => OutputBody::Rejected(Box::new(pb::Rejected::decode(bytes)?.into())),
+        Topic::Rejects => OutputBody::Rejected(Box::new(RejectRow::from(pb::Rejected::decode(bytes)?).into())),
         Topic::Alerts => OutputBody::Unreadable("alerts have no form yet".to_owned()),
     })
 }
@@ -170,6 +175,40 @@ fn take(live: &Live, topic: Topic, after: u64, limit: usize, at_a_time: usize) -
     Ok(taken)
 }
 
+/// Whether there is an output of that sequence.
+fn is_there(live: &Live, topic: Topic, sequence: u64) -> Result<bool, LogError> {
+    let Some(before) = sequence.checked_sub(1) else {
+        return Ok(true);
+    };
+    match live.log().read_outputs(live.number, topic, before, 1) {
+        Err(LogError::OffsetGone { .. }) => Ok(false),
+        read => Ok(!read?.is_empty()),
+    }
+}
+
+/// A cursor may stand at the last output, not after it: such a one is of another log, or of one that was put back.
+fn check_cursor(live: &Live, topic: Topic, after: u64) -> Result<(), Problem> {
+    if is_there(live, topic, after)? {
+        return Ok(());
+    }
+    let end = match live.log().output_tail(live.number, topic) {
+        Ok(tail) if tail.sequence >= after => return Ok(()),
+        Ok(tail) => format!("end with sequence {}", tail.sequence),
+        // Only its owner knows the end. Brokers that are silent show nothing, either: then the first one isn't seen.
+        Err(_) if !is_there(live, topic, 1)? || is_there(live, topic, after)? => return Ok(()),
+        Err(_) => "don't go so far".to_owned(),
+    };
+    let detail = format!(
+        "`after` is {after}, and the {} of partition {} {end}",
+        topic.as_str(),
+        live.number
+    );
+    Err(Problem {
+        field: Some("after".to_owned()),
+        ..Problem::new(Code::BeyondEnd, detail)
+    })
+}
+
 /// Outputs of a topic
 ///
 /// In order, after a sequence. With `wait_ms` an answer waits until there is something.
@@ -183,6 +222,7 @@ fn take(live: &Live, topic: Topic, after: u64, limit: usize, at_a_time: usize) -
     ),
     responses(
         (status = 200, description = "Outputs, none if there are no more yet", body = OutputsBody),
+        (status = 409, description = "There is no output of the sequence `after` yet; `detail` says where they end", body = ProblemBody, content_type = "application/problem+json"),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
@@ -218,22 +258,40 @@ pub async fn outputs(
     let mut delivered = live.watch_delivered();
     let give_up = tokio::time::sleep(Duration::from_millis(wait_ms));
     tokio::pin!(give_up);
-    let outputs = loop {
+    let mut checked = false;
+    let (standing, outputs) = loop {
         delivered.borrow_and_update();
         let reader = Arc::clone(&live);
-        let outputs = read(move || take(&reader, topic, after, limit, at_a_time)).await?;
-        if !outputs.is_empty() || wait_ms == 0 {
-            break outputs;
+        let taken = read(move || {
+            // Before the outputs: what is delivered later may not be among them.
+            let standing = reader.delivered().ok().flatten();
+            Ok((standing, take(&reader, topic, after, limit, at_a_time)))
+        });
+        let (standing, taken) = taken.await?;
+        // A cursor that is beyond the end may also be refused by the log.
+        let outputs = match taken {
+            Ok(outputs) if !outputs.is_empty() => break (standing, outputs),
+            taken => {
+                if !checked {
+                    let reader = Arc::clone(&live);
+                    blocking(move || check_cursor(&reader, topic, after)).await??;
+                    checked = true;
+                }
+                taken?
+            }
+        };
+        if wait_ms == 0 {
+            break (standing, outputs);
         }
         tokio::select! {
-            () = &mut give_up => break outputs,
-            () = service.closing.cancelled() => break outputs,
-            changed = delivered.changed() => if changed.is_err() { break outputs },
+            () = &mut give_up => break (standing, outputs),
+            () = service.closing.cancelled() => break (standing, outputs),
+            changed = delivered.changed() => if changed.is_err() { break (standing, outputs) },
             () = tokio::time::sleep(LOOK_EVERY), if shared.is_some() => {}
         }
     };
     let own = shared.is_none_or(|sharing| sharing.may_answer(live.number));
-    let standing = own.then(|| live.standing());
+    let standing = standing.filter(|_| own);
     let body = OutputsBody {
         topic: topic.as_str(),
         as_of: standing.map(AsOf::from),

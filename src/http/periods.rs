@@ -1,14 +1,16 @@
 //! `GET /v1/periods/{period}`: how far a month is closed, over all partitions.
 //!
-//! Where instances share the log, all owners are asked at once. Whoever is asked by another instance ([`PROXIED_BY`]) answers with
+//! Where instances share the log, all owners are asked at once, at a path for instances alone ([`routes`]): there each answers with
 //! its own partitions, one by one (`Part`), and asks nobody.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::request::Parts;
 use axum::response::Response;
+use axum::routing::get;
 use futures_util::future::join_all;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -18,7 +20,7 @@ use super::answer::{self, AsOf};
 use super::caller::Caller;
 use super::hop::Here;
 use super::params::{Places, month};
-use super::peers::{PROXIED_BY, Peers};
+use super::peers::Peers;
 use super::problem::{Code, Problem, ProblemBody};
 use super::service::{Service, blocking};
 use crate::machine::close::{EVERY_ACCOUNT, OVERFLOWED};
@@ -184,7 +186,7 @@ struct Adding {
     closed: u64,
     outcomes: BTreeMap<String, i64>,
     quantities: BTreeMap<String, i128>,
-    amounts: BTreeMap<String, Option<Decimal>>,
+    amounts: BTreeMap<String, Decimal>,
 }
 
 impl Adding {
@@ -213,6 +215,11 @@ impl Adding {
 
     fn add(&mut self, part: Part) -> Result<(), Problem> {
         let unreadable = |what: &str| Problem::new(Code::Internal, format!("another instance's {what:?} is no number"));
+        // A sum that is left out would look like none.
+        let too_large = |what: &str| {
+            let detail = format!("the month's sum of {what} can't be expressed; ask the partitions' control records");
+            Problem::new(Code::Internal, detail)
+        };
         let body = &mut self.body;
         self.accounts += part.accounts;
         self.closed += part.closed;
@@ -224,8 +231,8 @@ impl Adding {
         }
         for (meter, nano) in part.quantities {
             let nano: i128 = nano.parse().map_err(|_| unreadable(&nano))?;
-            let sum = self.quantities.entry(meter).or_default();
-            *sum = sum.saturating_add(nano);
+            let sum = self.quantities.entry(meter.clone()).or_default();
+            *sum = sum.checked_add(nano).ok_or_else(|| too_large(&meter))?;
         }
         for (currency, amount) in part.amounts {
             let amount: Decimal = amount.parse().map_err(|_| unreadable(&amount))?;
@@ -252,7 +259,7 @@ impl Adding {
         body.amounts = self
             .amounts
             .into_iter()
-            .filter_map(|(currency, amount)| Some((currency, decimal_string(amount?))))
+            .map(|(currency, amount)| (currency, decimal_string(amount)))
             .collect();
         body
     }
@@ -263,8 +270,13 @@ async fn parts_elsewhere(
     peers: &Peers,
     request: &Parts,
     token: Option<&str>,
+    month: Month,
     wanted: &[u32],
 ) -> (Vec<Part>, BTreeMap<u32, String>) {
+    let mut request = request.clone();
+    let path = PARTS_PATH.replace("{period}", &month.to_string());
+    request.uri = path.parse().unwrap_or_default();
+    let request = &request;
     let others = peers.others().await;
     let asked = others
         .iter()
@@ -280,6 +292,35 @@ async fn parts_elsewhere(
         .flat_map(|(address, partitions)| partitions.into_iter().map(move |p| (p, address.clone())))
         .collect();
     (parts, owners)
+}
+
+/// What one instance asks another, which is no part of the contract.
+const PARTS_PATH: &str = "/instances/periods/{period}";
+
+/// What instances ask each other.
+pub fn routes() -> Router<Arc<Service>> {
+    Router::new().route(PARTS_PATH, get(own_parts))
+}
+
+/// This instance's own partitions, for another one that adds them up.
+async fn own_parts(
+    State(service): State<Arc<Service>>,
+    caller: Caller,
+    Places(period): Places<String>,
+) -> Result<Response, Problem> {
+    caller.may_operate()?;
+    service.check_held_up()?;
+    let month = month("period", &period)?;
+    Ok(answer::uncached(read_parts(&service, month).await?))
+}
+
+async fn read_parts(service: &Arc<Service>, month: Month) -> Result<Vec<Part>, Problem> {
+    let reading = Arc::clone(service);
+    let parts = blocking(move || {
+        let own = reading.peers.as_ref().map(Peers::own);
+        parts_here(&reading.running, own, month)
+    });
+    Ok(parts.await??)
 }
 
 /// A month over all accounts
@@ -307,23 +348,15 @@ pub async fn period(
     caller.may_operate()?;
     service.check_held_up()?;
     let month = month("period", &period)?;
-    let reading = Arc::clone(&service);
-    let parts = blocking(move || {
-        let own = reading.peers.as_ref().map(Peers::own);
-        parts_here(&reading.running, own, month)
-    })
-    .await??;
+    let parts = read_parts(&service, month).await?;
     let mut parts: BTreeMap<u32, Part> = parts.into_iter().map(|p| (p.row.as_of.partition, p)).collect();
     let mut missing = Vec::new();
     if let Some(peers) = &service.peers {
-        if request.headers.contains_key(PROXIED_BY) {
-            return Ok(answer::uncached(parts.into_values().collect::<Vec<_>>()));
-        }
         let count = service.running.log.identity().partition_count;
         let wanted: Vec<u32> = (0..count).filter(|p| !parts.contains_key(p)).collect();
         if !wanted.is_empty() {
             let token = service.gatekeeper.token_of(&request);
-            let (others, owners) = parts_elsewhere(peers, &request, token, &wanted).await;
+            let (others, owners) = parts_elsewhere(peers, &request, token, month, &wanted).await;
             for part in others.into_iter().filter(|p| p.row.as_of.partition < count) {
                 parts.entry(part.row.as_of.partition).or_insert(part);
             }
@@ -345,4 +378,41 @@ pub async fn period(
         adding.add(part)?;
     }
     Ok(answer::uncached(adding.finish(missing)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(amount: Decimal, nano: i128) -> Part {
+        let zero = || "0".to_owned();
+        Part {
+            row: PartitionMonth {
+                as_of: Standing::default().into(),
+                owner: None,
+                accounts: zero(),
+                closed: zero(),
+                statements: zero(),
+                control_sequence: None,
+                sequences: None,
+            },
+            accounts: 0,
+            closed: 0,
+            held_for_everyone: false,
+            held: Vec::new(),
+            outcomes: BTreeMap::new(),
+            quantities: BTreeMap::from([("requests".to_owned(), nano.to_string())]),
+            amounts: BTreeMap::from([("USD".to_owned(), amount.to_string())]),
+        }
+    }
+
+    #[test]
+    fn a_sum_that_cannot_be_expressed_is_said_and_not_left_out() {
+        let mut adding = Adding::new(Month(0));
+        adding.add(part(Decimal::MAX, i128::MAX)).unwrap();
+        let refused = adding.add(part(Decimal::ONE, 0)).unwrap_err();
+        assert!(refused.detail.contains("USD"), "{}", refused.detail);
+        let refused = adding.add(part(Decimal::ZERO, 1)).unwrap_err();
+        assert!(refused.detail.contains("requests"), "{}", refused.detail);
+    }
 }

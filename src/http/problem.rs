@@ -61,6 +61,8 @@ codes! {
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The route doesn't take this method", "/docs lists the methods";
     /// Doesn't fit the state of the log.
     Conflict = "conflict", CONFLICT, "The request doesn't fit the log", "see `detail`";
+    /// A cursor that the outputs haven't come to.
+    BeyondEnd = "beyond_end", CONFLICT, "There is no such output yet", "the cursor is another log's, or a backup was put back: compare what you have before you go on; see deploy/RUNBOOK.md";
     /// Over a limit.
     TooLarge = "too_large", PAYLOAD_TOO_LARGE, "The request is over a limit", "send at most 10,000 records or 10 MiB a request";
     /// Of a request's events or records none is in the log.

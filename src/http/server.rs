@@ -15,6 +15,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::socket::Socket;
+
 /// Limits of the sockets.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -22,6 +24,8 @@ pub struct Limits {
     pub connections: usize,
     /// A request's head must arrive within it, on an idle connection too.
     pub head_timeout: Duration,
+    /// A client that reads nothing of its answer for so long is cut off.
+    pub write_timeout: Duration,
     /// After being told to end, requests that are under way get so long.
     pub drain_timeout: Duration,
 }
@@ -31,6 +35,7 @@ impl Default for Limits {
         Self {
             connections: 8_192,
             head_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(5),
         }
     }
@@ -81,7 +86,8 @@ pub async fn serve(listener: TcpListener, router: Router, limits: &Limits, closi
                 request.extensions_mut().insert(ConnectInfo(peer));
                 request.map(axum::body::Body::new)
             });
-        let connection = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
+        let socket = TokioIo::new(Socket::new(socket, limits.write_timeout));
+        let connection = builder.serve_connection(socket, TowerToHyperService::new(service));
         let connection = graceful.watch(connection.into_owned());
         tokio::spawn(async move {
             if let Err(cause) = connection.await {

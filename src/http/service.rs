@@ -85,6 +85,14 @@ impl Service {
     /// The partition that an account lives in, once it has folded what the request asks for.
     pub async fn partition_of(&self, account: &str, at_least: Option<AtLeast>) -> Result<Arc<Live>, Problem> {
         let live = Arc::clone(self.running.partition_of(account));
+        let count = self.running.log.identity().partition_count;
+        if let Some(at_least) = at_least.filter(|a| a.partition >= count) {
+            let detail = format!(
+                "there is no partition {}; there are {count}, from 0",
+                at_least.partition
+            );
+            return Err(Problem::parameter("at_least", detail));
+        }
         if let Some(at_least) = at_least.filter(|a| a.partition == live.number) {
             wait_for(&live, at_least).await?;
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use askama::Template;
 use axum::Form;
 use axum::extract::rejection::FormRejection;
-use axum::extract::{FromRequestParts, State};
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, Method, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
@@ -14,6 +14,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
+use super::accept;
+use super::body;
 use super::caller::Scope;
 use super::gatekeeper::{COOKIE, PLAIN_COOKIE};
 use super::origin;
@@ -23,7 +25,7 @@ use super::service::Service;
 use super::token::{self, Claims};
 
 /// Bytes of a form at most: a token and where to go.
-pub const FORM_BYTES_MAX: usize = 16 << 10;
+const FORM_BYTES_MAX: usize = 16 << 10;
 
 /// What stands for itself in a part of a path or a query (RFC 3986, unreserved).
 const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -47,21 +49,11 @@ impl SignInPage<'_> {
 /// Where a page sends whoever isn't signed in, if the client would rather see a page than a problem.
 pub fn address_for(parts: &Parts) -> Option<String> {
     let reads = parts.method == Method::GET || parts.method == Method::HEAD;
-    let accept = parts.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok())?;
-    if !reads || !prefers_html(accept) {
+    if !reads || !accept::wants_html(&parts.headers) {
         return None;
     }
     let to = parts.uri.path_and_query().map_or("/", |p| p.as_str());
     Some(format!("/sign-in?to={}", utf8_percent_encode(to, KEPT)))
-}
-
-/// Whether a page is named before JSON: browsers name it first, programs that take anything don't name it.
-fn prefers_html(accept: &str) -> bool {
-    let mut types = accept
-        .split(',')
-        .map(|t| t.split(';').next().unwrap_or_default().trim());
-    let first = types.find(|t| matches!(*t, "text/html" | "application/json"));
-    first == Some("text/html")
 }
 
 /// A place on this site, or nothing: whoever signs in isn't sent elsewhere.
@@ -77,7 +69,7 @@ fn local(to: &str) -> Option<&str> {
 fn home(claims: &Claims) -> String {
     match &claims.scope {
         Scope::Account { account } => format!("/accounts/{}", utf8_percent_encode(account, KEPT)),
-        Scope::Operator | Scope::Ingest { .. } => "/docs/".to_owned(),
+        Scope::Operator | Scope::Ingest { .. } | Scope::Metrics => "/docs/".to_owned(),
     }
 }
 
@@ -179,8 +171,10 @@ pub(super) fn see_other(to: &str) -> Response {
 pub async fn begin(
     State(service): State<Arc<Service>>,
     browser: Browser,
-    form: Result<Form<SessionForm>, FormRejection>,
+    request: Request,
 ) -> Result<Response, Problem> {
+    let request = body::in_time(&service.gate, request, FORM_BYTES_MAX).await?;
+    let form = Form::<SessionForm>::from_request(request, &()).await;
     let Form(form) = form.map_err(form_problem)?;
     let asked = form.to.as_deref().unwrap_or_default();
     let to = match local(asked) {
@@ -203,6 +197,9 @@ pub async fn begin(
     let claims = match service.gatekeeper.verify(token) {
         Ok(claims) if matches!(claims.scope, Scope::Ingest { .. }) => {
             return again("an ingest token reads nothing; take an account or an operator token");
+        }
+        Ok(claims) if claims.scope == Scope::Metrics => {
+            return again("a metrics token is for programs; take an account or an operator token");
         }
         Ok(claims) => claims,
         Err(cause) => return again(&cause.to_string()),
@@ -261,20 +258,6 @@ mod tests {
             " /accounts",
         ] {
             assert_eq!(local(to), None, "{to:?}");
-        }
-    }
-
-    #[test]
-    fn browsers_are_shown_the_form_and_programs_the_problem() {
-        let firefox = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
-        for (accept, html) in [
-            (firefox, true),
-            ("*/*", false),
-            ("application/json", false),
-            ("application/json, text/html", false),
-            ("text/event-stream", false),
-        ] {
-            assert_eq!(prefers_html(accept), html, "{accept}");
         }
     }
 }

@@ -9,6 +9,9 @@ use crate::model::event::{Cause, Event, Observer, Phase};
 /// Producers that are told apart; the rest is [`OTHER`]. Whoever may send events may make up names, and each costs memory.
 pub const SOURCES_MAX: usize = 200;
 
+/// Bytes of a producer's name that are shown: it becomes a label of metrics.
+pub const NAME_BYTES_MAX: usize = 128;
+
 /// Stands for every producer past [`SOURCES_MAX`].
 pub const OTHER: &str = "other";
 
@@ -47,9 +50,18 @@ impl Health {
 #[derive(Debug, Default)]
 pub struct Tally(HashMap<String, Health>);
 
+/// As much of a name as is shown.
+fn cut(name: &str) -> &str {
+    let mut end = name.len().min(NAME_BYTES_MAX);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    &name[..end]
+}
+
 impl Tally {
     fn of(&mut self, source: &str) -> &mut Health {
-        let name = if source.is_empty() { UNNAMED } else { source };
+        let name = if source.is_empty() { UNNAMED } else { cut(source) };
         let name = if self.0.contains_key(name) || self.0.len() < SOURCES_MAX {
             name
         } else {
@@ -106,6 +118,16 @@ impl Sources {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_names_are_cut_between_characters() {
+        let mut tally = Tally::default();
+        tally.refuse(&"ä".repeat(60_000));
+        tally.refuse(&format!("x{}", "ä".repeat(100)));
+        let mut names: Vec<String> = tally.0.into_keys().collect();
+        names.sort_unstable();
+        assert_eq!(names, [format!("x{}", "ä".repeat(63)), "ä".repeat(64)]);
+    }
 
     #[test]
     fn made_up_names_end_in_other() {

@@ -10,12 +10,15 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::accept::{Format, wants_csv};
 use super::answer::{self, AsOf};
 use super::caller::Caller;
+use super::months::{self, Comes};
 use super::params::{Params, Places, month};
 use super::problem::{Code, Problem, ProblemBody};
+use super::rows::ClosedStatement;
 use super::service::{Service, blocking, read};
-use super::usage::{Format, PeriodBounds, csv_line, wants_csv};
+use super::usage::{PeriodBounds, csv_line};
 use crate::machine::rating::{AdjustmentLine, LineKey};
 use crate::model::money::decimal_string;
 use crate::partition::account::{PeriodStatement, Statement};
@@ -117,7 +120,7 @@ pub struct StatementBody {
     /// Where the answer stands.
     pub as_of: AsOf,
     /// As put out; null while open, and if there was nothing to state.
-    pub closed: Option<StatementRow>,
+    pub closed: Option<ClosedStatement>,
     /// What it would be now; null once closed.
     pub draft: Option<Draft>,
     /// What a closed period owes more or less than was stated: lines of the next statement.
@@ -135,35 +138,28 @@ impl StatementBody {
                 statement,
                 owed,
             } => {
-                closed = statement.map(|s| StatementRow::new(sequence, *s));
+                closed = statement.map(|s| StatementRow::new(sequence, *s).into());
                 owed_lines = owed.iter().map(owed_line).collect();
             }
             Statement::Draft { rated, adjustments } => {
-                let mut amount = Some(Decimal::ZERO);
-                let mut total = Some(rated.total);
-                let mut lines = Vec::new();
-                for line in &rated.lines {
-                    amount = amount.zip(line.exact).and_then(|(a, b)| a.checked_add(b));
-                    total = total.filter(|_| line.amount.is_some());
-                    lines.push(draft_line(&line.key, line.quantity.to_string(), line.exact));
-                }
-                for (original, currency, notices, line) in &adjustments {
+                let own = rated.lines.iter();
+                let mut lines: Vec<DraftLine> = own
+                    .map(|line| draft_line(&line.key, line.quantity.to_string(), line.exact))
+                    .collect();
+                lines.extend(adjustments.iter().map(|(original, currency, notices, line)| {
                     let other = *currency != found.profile.currency;
-                    if !other {
-                        amount = amount.zip(line.amount).and_then(|(a, b)| a.checked_add(b));
-                        total = total.zip(line.amount).and_then(|(a, b)| a.checked_add(b));
-                    }
-                    lines.push(DraftLine {
+                    DraftLine {
                         original_period: Some(original.to_string()),
                         notices: notices.clone(),
                         currency: other.then(|| currency.to_string()),
                         ..owed_line(line)
-                    });
-                }
+                    }
+                }));
+                let comes = Comes::of(found.profile.currency, &rated, &adjustments);
                 draft = Some(Draft {
                     lines,
-                    amount: answer::amount(amount),
-                    total: answer::amount(total),
+                    amount: answer::amount(comes.exact),
+                    total: answer::amount(comes.rounded),
                     unpriced: sums(rated.unpriced_rows()),
                 });
             }
@@ -181,19 +177,20 @@ impl StatementBody {
         }
     }
 
-    /// What says that a closed statement is the same one: its place in the output, and what is owed since.
-    fn etag(&self) -> Option<HeaderValue> {
+    /// What says that a closed statement is the same one: its place in the output, what is owed since, and the form.
+    fn etag(&self, as_csv: bool) -> Option<String> {
         if self.draft.is_some() {
             return None;
         }
-        let sequence = self.closed.as_ref().map_or(0, |c| c.sequence);
+        let sequence = self.closed.as_ref().map_or("0", |c| c.sequence.as_str());
         let owed = serde_json::to_vec(&self.owed).ok()?;
+        let form = if as_csv { "csv" } else { "json" };
         // Weak: the answer's standing differs from one to the next.
-        HeaderValue::from_str(&format!("W/\"{sequence}-{:016x}\"", xxh3_64(&owed))).ok()
+        Some(format!("W/\"{sequence}-{:016x}-{form}\"", xxh3_64(&owed)))
     }
 
     fn csv(&self) -> String {
-        let heads = [
+        let mut text = csv_line([
             "account",
             "period",
             "state",
@@ -207,47 +204,107 @@ impl StatementBody {
             "currency",
             "original_period",
             "reason",
-        ];
-        let mut text = csv_line(heads);
-        let mut line = |of: [&str; 4], per: u64, sums: [&str; 2], rest: [&str; 2]| {
-            let per = per.to_string();
-            let [product, meter, service, unit_price] = of;
+            "error",
+        ]);
+        let closed = self.closed.iter().flat_map(|c| &c.lines);
+        let draft = self.draft.iter().flat_map(|d| &d.lines);
+        let state = self.period.state;
+        let lines = closed
+            .map(|line| (state, CsvLine::from(line)))
+            .chain(draft.map(|line| (state, CsvLine::from(line))))
+            .chain(self.owed.iter().map(|line| ("owed", CsvLine::from(line))));
+        for (state, line) in lines {
+            let currency = if line.currency.is_empty() {
+                &self.currency
+            } else {
+                line.currency
+            };
             text.push_str(&csv_line([
                 self.account.as_str(),
                 &self.period.period,
-                self.period.state,
-                product,
-                meter,
-                service,
-                unit_price,
-                &per,
-                sums[0],
-                sums[1],
-                &self.currency,
-                rest[0],
-                rest[1],
+                state,
+                line.product,
+                line.meter,
+                line.service,
+                line.unit_price,
+                &line.per.to_string(),
+                line.quantity,
+                line.amount,
+                currency,
+                line.original_period,
+                line.reason,
+                line.error,
             ]));
-        };
-        let closed: &[Line] = self.closed.as_ref().map_or(&[], |c| &c.lines);
-        for l in closed {
-            line(
-                [&l.product, &l.meter, &l.service, &l.unit_price],
-                l.per,
-                [&l.quantity, &l.amount],
-                [&l.original_period, &l.reason],
-            );
-        }
-        for l in self.draft.iter().flat_map(|d| &d.lines) {
-            let original = l.original_period.as_deref().unwrap_or_default();
-            line(
-                [&l.product, &l.meter, &l.service, &l.unit_price],
-                l.per,
-                [&l.quantity, l.amount.as_deref().unwrap_or_default()],
-                [original, if original.is_empty() { "" } else { "adjustment" }],
-            );
         }
         text
     }
+}
+
+/// A line of whatever kind, as CSV says it: empty where there is nothing.
+struct CsvLine<'a> {
+    product: &'a str,
+    meter: &'a str,
+    service: &'a str,
+    unit_price: &'a str,
+    per: u64,
+    quantity: &'a str,
+    amount: &'a str,
+    /// Empty: the statement's.
+    currency: &'a str,
+    original_period: &'a str,
+    reason: &'a str,
+    error: &'a str,
+}
+
+impl<'a> From<&'a Line> for CsvLine<'a> {
+    fn from(line: &'a Line) -> Self {
+        Self {
+            product: &line.product,
+            meter: &line.meter,
+            service: &line.service,
+            unit_price: &line.unit_price,
+            per: line.per,
+            quantity: &line.quantity,
+            amount: &line.amount,
+            currency: &line.currency,
+            original_period: &line.original_period,
+            reason: &line.reason,
+            error: &line.error,
+        }
+    }
+}
+
+impl<'a> From<&'a DraftLine> for CsvLine<'a> {
+    fn from(line: &'a DraftLine) -> Self {
+        let original_period = line.original_period.as_deref().unwrap_or_default();
+        Self {
+            product: &line.product,
+            meter: &line.meter,
+            service: &line.service,
+            unit_price: &line.unit_price,
+            per: line.per,
+            quantity: &line.quantity,
+            amount: line.amount.as_deref().unwrap_or_default(),
+            currency: line.currency.as_deref().unwrap_or_default(),
+            original_period,
+            reason: if original_period.is_empty() { "" } else { "adjustment" },
+            error: match line.amount {
+                Some(_) => "",
+                None => "overflow: the amount can't be expressed",
+            },
+        }
+    }
+}
+
+/// Whether the client has the answer of that tag already (RFC 9110, 13.1.2: weakly compared).
+fn has_already(headers: &HeaderMap, etag: &str) -> bool {
+    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    let own = opaque(etag);
+    let given = headers.get_all(header::IF_NONE_MATCH).iter();
+    given
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .any(|one| one.trim() == "*" || opaque(one) == own)
 }
 
 /// The account's periods.
@@ -293,14 +350,13 @@ pub async fn statements(
     let of = account.clone();
     let found = read(move || live.periods(&of)).await?;
     let (standing, profile, periods) = found.ok_or_else(|| Problem::account_unknown(&account))?;
-    let now = standing.clock.unwrap_or_default();
-    let running = periods.iter().find(|(p, _)| p.from <= now && now < p.until);
+    let (_, running) = months::running(standing, &profile, &periods);
     let body = PeriodsBody {
         account,
         time_zone: profile.zone.name().to_owned(),
         currency: profile.currency.to_string(),
         as_of: standing.into(),
-        running: running.map(|(p, _)| p.month.to_string()),
+        running: running.map(|p| p.month.to_string()),
         periods: periods.iter().map(|(p, _)| PeriodBounds::of(p)).collect(),
     };
     Ok(answer::json(standing, body))
@@ -354,14 +410,8 @@ pub async fn statement(
 fn answered(found: PeriodStatement, account: &str, as_csv: bool, headers: &HeaderMap) -> Response {
     let standing = found.standing;
     let body = StatementBody::of(account, found);
-    let etag = body.etag();
-    let unchanged = etag.as_ref().is_some_and(|own| {
-        let given = headers.get_all(header::IF_NONE_MATCH).iter();
-        given.filter_map(|v| v.to_str().ok()).any(|v| {
-            let own = own.to_str().unwrap_or_default();
-            v.split(',').any(|one| one.trim() == own || one.trim() == "*")
-        })
-    });
+    let etag = body.etag(as_csv);
+    let unchanged = etag.as_ref().is_some_and(|own| has_already(headers, own));
     let mut response = if unchanged {
         answer::with_standing(standing, StatusCode::NOT_MODIFIED)
     } else if as_csv {
@@ -370,7 +420,7 @@ fn answered(found: PeriodStatement, account: &str, as_csv: bool, headers: &Heade
     } else {
         answer::json(standing, &body)
     };
-    if let Some(etag) = etag {
+    if let Some(etag) = etag.and_then(|etag| HeaderValue::try_from(etag).ok()) {
         response.headers_mut().insert(header::ETAG, etag);
         let private = HeaderValue::from_static("private, no-cache");
         response.headers_mut().insert(header::CACHE_CONTROL, private);

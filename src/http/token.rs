@@ -91,6 +91,9 @@ pub enum TokenError {
     /// Not begun.
     #[error("the token holds from {0} on")]
     NotYet(String),
+    /// Taken back.
+    #[error("the token {0} was revoked")]
+    Revoked(String),
     /// Longer than any token may live.
     #[error("the token lives longer than {} days", LIFETIME_MAX_S / 86_400)]
     LivesTooLong,

@@ -4,6 +4,7 @@
 //! KID.private.pem   signs (PKCS#8, only for its owner); needed where tokens are issued, not where they are checked
 //! KID.public.pem    checks: while it is here, the key's tokens hold
 //! KID.retired.pem   a public key that was put aside: the key's tokens hold no more
+//! revoked           a line for each token that was taken back: its id, and what else helps to know it
 //! ```
 //!
 //! A folder with any of them asks for tokens, also when no public key is left: who removes the last key has shut the door, not
@@ -25,6 +26,12 @@ use crate::wire::key_pair::{KeyPair, NotAKey, public_from_pem};
 const PRIVATE: &str = ".private.pem";
 const PUBLIC: &str = ".public.pem";
 const RETIRED: &str = ".retired.pem";
+
+/// Ids of tokens that were taken back.
+const REVOKED: &str = "revoked";
+
+/// Characters of a token's id at most.
+const TOKEN_ID_LENGTH_MAX: usize = 128;
 
 /// Characters of a key's id at most.
 const ID_LENGTH_MAX: usize = 64;
@@ -53,6 +60,9 @@ pub enum KeyError {
     /// An id that can't be a file's name.
     #[error("{0:?} can't be a key's id: it has 1 to {ID_LENGTH_MAX} letters, digits, `-` and `_`")]
     BadId(String),
+    /// An id that can't be a token's.
+    #[error("{0:?} is neither a token nor a token's id: `reckon token inspect TOKEN` shows it")]
+    BadTokenId(String),
     /// An id that is taken.
     #[error("there is a key {0:?} already, or has been; ids are not used again")]
     Taken(String),
@@ -105,6 +115,8 @@ pub struct KeyEntry {
 pub struct Ring {
     /// Keys whose tokens hold.
     pub keys: PublicKeys,
+    /// Ids of tokens that hold no more, whoever signed them.
+    pub revoked: BTreeSet<String>,
     /// Whether tokens are asked for: the folder holds a key of whatever state.
     pub asks: bool,
     /// Files that should be keys and aren't, and why.
@@ -150,7 +162,10 @@ impl KeyFolder {
 
     /// The public keys as they are now.
     pub fn ring(&self) -> Result<Ring, KeyError> {
-        let mut ring = Ring::default();
+        let mut ring = Ring {
+            revoked: self.revoked()?,
+            ..Ring::default()
+        };
         for name in self.names()? {
             ring.asks |= [PRIVATE, PUBLIC, RETIRED].iter().any(|kind| name.ends_with(kind));
             let Some(id) = name.strip_suffix(PUBLIC).filter(|id| check_id(id).is_ok()) else {
@@ -225,6 +240,41 @@ impl KeyFolder {
             Err(cause) if cause.kind() == ErrorKind::NotFound => Err(KeyError::Unknown(id.to_owned())),
             moved => moved.map_err(|cause| at(&public, cause)),
         }?;
+        sync_folder(&self.0)
+    }
+
+    fn revoked(&self) -> Result<BTreeSet<String>, KeyError> {
+        let path = self.0.join(REVOKED);
+        let text = match std::fs::read_to_string(&path) {
+            Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            text => text.map_err(|cause| at(&path, cause))?,
+        };
+        let ids = text.lines().filter_map(|line| line.split_whitespace().next());
+        Ok(ids.filter(|id| !id.starts_with('#')).map(str::to_owned).collect())
+    }
+
+    /// Takes a token back by its id. The note says to people which one it was.
+    pub fn revoke(&self, token_id: &str, note: &str) -> Result<(), KeyError> {
+        let fits = (1..=TOKEN_ID_LENGTH_MAX).contains(&token_id.len())
+            && token_id.bytes().all(|b| b.is_ascii_graphic())
+            && !token_id.starts_with('#');
+        if !fits {
+            return Err(KeyError::BadTokenId(
+                token_id.chars().take(TOKEN_ID_LENGTH_MAX).collect(),
+            ));
+        }
+        if self.revoked()?.contains(token_id) {
+            return Ok(());
+        }
+        let path = self.0.join(REVOKED);
+        let note: String = note.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let write = || {
+            let mut file = OpenOptions::new().create(true).append(true).mode(0o644).open(&path)?;
+            // In one piece: a service that runs may be reading, and another may be writing.
+            file.write_all(format!("{token_id} {note}\n").as_bytes())?;
+            file.sync_all()
+        };
+        write().map_err(|cause| at(&path, cause))?;
         sync_folder(&self.0)
     }
 
@@ -359,6 +409,23 @@ mod tests {
         keys.retire(&first).unwrap();
         let ring = keys.ring().unwrap();
         assert!(ring.asks && ring.keys.is_empty());
+    }
+
+    #[test]
+    fn tokens_are_revoked_by_their_ids() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = KeyFolder::new(folder.path().to_owned());
+        keys.revoke("t-1", "edge-1,\nuntil then").unwrap();
+        keys.revoke("t-1", "again").unwrap();
+        keys.revoke("t-2", "").unwrap();
+        let text = std::fs::read_to_string(folder.path().join(REVOKED)).unwrap();
+        assert_eq!(text, "t-1 edge-1, until then\nt-2 \n");
+        let ring = keys.ring().unwrap();
+        assert_eq!(ring.revoked.iter().collect::<Vec<_>>(), ["t-1", "t-2"]);
+        assert!(!ring.asks, "a key alone shuts the door");
+        for id in ["", "a b", "#x", "a\nb", &"t".repeat(129)] {
+            assert!(matches!(keys.revoke(id, ""), Err(KeyError::BadTokenId(_))), "{id:?}");
+        }
     }
 
     #[test]

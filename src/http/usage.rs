@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use utoipa::{IntoParams, ToSchema};
 
+use super::accept::{Format, wants_csv};
 use super::answer::{self, AsOf};
 use super::caller::Caller;
 use super::params::{Params, Places, instant, month};
@@ -261,27 +262,6 @@ impl UsageParams {
         query.from = self.from.as_deref().map(|t| instant("from", t)).transpose()?;
         query.until = self.until.as_deref().map(|t| instant("until", t)).transpose()?;
         Ok(query)
-    }
-}
-
-/// The form of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// JSON.
-    Json,
-    /// Lines of comma-separated values.
-    Csv,
-}
-
-/// Whether CSV is asked for.
-pub fn wants_csv(format: Option<Format>, headers: &HeaderMap) -> bool {
-    match format {
-        Some(format) => format == Format::Csv,
-        None => {
-            let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
-            accept.is_some_and(|a| a.contains("text/csv"))
-        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::{Builder, Scope};
 use std::time::Instant;
 
+use super::live::Standing;
 use super::{PartitionError, forwarding};
 use crate::log::{Log, Retention};
 use crate::machine::forward::Forward;
@@ -25,6 +26,8 @@ pub(super) struct Load {
     pub retention: Retention,
     /// Once all that is out, everything below is done.
     pub acknowledge: Option<u64>,
+    /// Where the partition stands whose outputs are all out then; `None`: some are left.
+    pub standing: Option<Standing>,
 }
 
 /// What has arrived.
@@ -36,6 +39,8 @@ pub(super) struct Arrived {
     pub forwards: usize,
     /// What the log was told.
     pub acknowledged: Option<u64>,
+    /// Where the partition stands whose outputs are all out.
+    pub standing: Option<Standing>,
 }
 
 impl Load {
@@ -61,6 +66,7 @@ impl Load {
             outputs: self.outputs.len(),
             forwards: self.forwards.len(),
             acknowledged: self.acknowledge,
+            standing: self.standing,
         })
     }
 }

@@ -158,7 +158,8 @@ pub struct Live {
     /// The same without the lock, which a commit or a question to the cluster may hold for long.
     served: AtomicBool,
     standing: watch::Sender<Standing>,
-    delivered: watch::Sender<u64>,
+    /// Up to where all outputs are delivered, if that is known.
+    delivered: watch::Sender<Option<Standing>>,
     /// End of the log when it was opened.
     opened_end: AtomicU64,
     /// How often it was served.
@@ -184,7 +185,7 @@ impl Live {
                 partition: number,
                 ..Standing::default()
             }),
-            delivered: watch::Sender::new(0),
+            delivered: watch::Sender::new(None),
             opened_end: AtomicU64::new(u64::MAX),
             servings: AtomicU64::new(0),
             caught_up_in: AtomicU64::new(0),
@@ -210,6 +211,7 @@ impl Live {
         self.served.store(true, Ordering::Release);
         // Whoever is woken by it finds the partition.
         self.standing.send_replace(standing);
+        self.delivered.send_replace(None);
         self.run_errands();
         Ok(())
     }
@@ -242,8 +244,14 @@ impl Live {
     }
 
     /// Changes whenever outputs were delivered.
-    pub fn watch_delivered(&self) -> watch::Receiver<u64> {
+    pub fn watch_delivered(&self) -> watch::Receiver<Option<Standing>> {
         self.delivered.subscribe()
+    }
+
+    /// Up to where everything that the folded records led to is delivered; `None` until that is known.
+    pub fn delivered(&self) -> Result<Option<Standing>, ReadError> {
+        let now = self.read(|p| (p.undelivered() == 0 && !p.has_uncommitted()).then(|| Standing::of(p)))?;
+        Ok(now.or_else(|| *self.delivered.borrow()))
     }
 
     /// Records that are in the log and not folded.
@@ -517,9 +525,11 @@ impl Live {
             }
             Ok(())
         })?;
-        if arrived.outputs > 0 {
-            self.delivered.send_modify(|count| *count += 1);
-        }
+        // Who waits for outputs is woken by outputs alone.
+        self.delivered.send_if_modified(|known| {
+            *known = arrived.standing.or(*known);
+            arrived.outputs > 0
+        });
         Ok(())
     }
 
@@ -537,9 +547,18 @@ impl Live {
                 prune_below: partition.prune_below.take(),
                 retention: partition.settings.retention,
                 acknowledge: may_leave.then(|| partition.to_acknowledge_then(now)).flatten(),
+                standing: (may_leave && !partition.has_uncommitted()).then(|| Standing::of(partition)),
             })
         })?;
-        Ok(load.filter(|load| !load.is_empty()))
+        let Some(load) = load else { return Ok(None) };
+        if load.is_empty() {
+            self.delivered.send_if_modified(|known| {
+                *known = load.standing.or(*known);
+                false
+            });
+            return Ok(None);
+        }
+        Ok(Some(load))
     }
 
     /// Writes what changed. Readers are kept out at the beginning and the end alone: only this thread changes the partition.

@@ -1,6 +1,8 @@
 //! Who may do what: every route that the contract names × every scope × own and other account, and every way a token can be wrong.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -25,8 +27,8 @@ enum Needs {
     Account,
     /// An operator token.
     Operator,
-    /// Nothing on this machine itself, an operator token through a proxy.
-    OperatorFromAfar,
+    /// A metrics or an operator token.
+    Metrics,
     /// An ingest or an operator token.
     Ingest,
 }
@@ -103,7 +105,7 @@ const ROUTES: &[Route] = &[
     post("/v1/backups", "application/json", r#"{"to": "no-absolute-path"}"#, Needs::Operator, (400, "bad_body")),
     get("/healthz", "/healthz", Needs::Nothing),
     get("/readyz", "/readyz", Needs::Nothing),
-    get("/metrics", "/metrics", Needs::OperatorFromAfar),
+    get("/metrics", "/metrics", Needs::Metrics),
     get("/sign-in", "/sign-in", Needs::Nothing),
     post("/session", FORM, "token=garbage", Needs::Nothing, (401, "")),
     post("/session/end", FORM, "", Needs::Nothing, (303, "")),
@@ -118,10 +120,17 @@ const PAGES: &[Route] = &[
     get("/accounts/{account}/calls/{call}", "/accounts/ACCOUNT/calls/c-1", Needs::Account),
 ];
 
+/// What instances ask each other: no part of the contract either.
+const INSTANCES: &[Route] = &[get(
+    "/instances/periods/{period}",
+    "/instances/periods/2026-09",
+    Needs::Operator,
+)];
+
 /// Routes that let nobody through without a token.
 fn guarded_routes() -> impl Iterator<Item = &'static Route> {
-    let guarded = |r: &&Route| !matches!(r.needs, Needs::Nothing | Needs::OperatorFromAfar);
-    ROUTES.iter().chain(PAGES).filter(guarded)
+    let guarded = |r: &&Route| r.needs != Needs::Nothing;
+    ROUTES.iter().chain(PAGES).chain(INSTANCES).filter(guarded)
 }
 
 /// A service that asks for tokens.
@@ -226,15 +235,18 @@ fn every_route_by_every_scope_on_own_and_other_account() {
         ("account", guarded.issue(&["account", "--account", "acme"])),
         ("operator", guarded.issue(&["operator"])),
         ("ingest", guarded.issue(&["ingest", "--source", "edge-*"])),
+        ("metrics", guarded.issue(&["metrics"])),
     ];
-    for route in ROUTES.iter().chain(PAGES) {
+    for route in ROUTES.iter().chain(PAGES).chain(INSTANCES) {
         let is_page = PAGES.iter().any(|page| page.path == route.path);
+        let is_contract = ROUTES.iter().any(|known| known.path == route.path);
         let problem = |status: u16, code: &str| is(status, if is_page { "" } else { code });
         let allowed = is(route.allowed.0, route.allowed.1);
         for (scope, token) in &callers {
             for account in ["acme", "globex"] {
                 let may = match route.needs {
-                    Needs::Nothing | Needs::OperatorFromAfar => true,
+                    Needs::Nothing => true,
+                    Needs::Metrics => *scope == "operator" || *scope == "metrics",
                     Needs::Account => *scope == "operator" || (*scope == "account" && account == "acme"),
                     Needs::Operator => *scope == "operator",
                     Needs::Ingest => *scope == "operator" || *scope == "ingest",
@@ -249,23 +261,10 @@ fn every_route_by_every_scope_on_own_and_other_account() {
                 };
                 let what = format!("{} {} by {scope} on {account}", route.method, route.path);
                 assert_eq!(outcome(&answer), wanted, "{what}");
-                if route.needs == Needs::OperatorFromAfar {
-                    let from_afar = [("authorization", &*bearer(token)), ("x-forwarded-for", "203.0.113.9")];
-                    let wanted = if *scope == "operator" {
-                        allowed.clone()
-                    } else {
-                        is(403, "forbidden")
-                    };
-                    assert_eq!(
-                        outcome(&guarded.call(route, account, &from_afar)),
-                        wanted,
-                        "{what}, from afar"
-                    );
-                }
             }
         }
         let without = match route.needs {
-            Needs::Nothing | Needs::OperatorFromAfar => allowed.clone(),
+            Needs::Nothing => allowed.clone(),
             _ => is(401, "unauthenticated"),
         };
         let answer = guarded.call(route, "acme", &[]);
@@ -276,11 +275,7 @@ fn every_route_by_every_scope_on_own_and_other_account() {
             route.method,
             route.path
         );
-        if route.needs == Needs::OperatorFromAfar {
-            let answer = guarded.call(route, "acme", &[("x-forwarded-for", "203.0.113.9")]);
-            assert_eq!(outcome(&answer), is(401, "unauthenticated"), "{} from afar", route.path);
-        }
-        if is_page {
+        if !is_contract {
             continue;
         }
         // The contract says so, too.
@@ -293,10 +288,28 @@ fn every_route_by_every_scope_on_own_and_other_account() {
         let wanted: &[&str] = match route.needs {
             Needs::Nothing => &[],
             Needs::Account => &["account", "operator"],
-            Needs::Operator | Needs::OperatorFromAfar => &["operator"],
+            Needs::Operator => &["operator"],
+            Needs::Metrics => &["metrics", "operator"],
             Needs::Ingest => &["ingest", "operator"],
         };
         assert_eq!(schemes, wanted, "security of {} {}", route.method, route.path);
+        // And that browsers are sent on.
+        let asks_a_browser = route.method == "get" && !wanted.is_empty();
+        let documented = operation["responses"]["303"].is_object();
+        assert_eq!(
+            documented,
+            asks_a_browser || allowed.0 == 303 || route.path == "/sign-in" || route.path == "/session",
+            "303 of {}",
+            route.path
+        );
+        if asks_a_browser {
+            assert_eq!(
+                guarded.call(route, "acme", &[("accept", "text/html")]).status,
+                303,
+                "{}",
+                route.path
+            );
+        }
     }
 }
 
@@ -509,6 +522,26 @@ fn an_ingest_token_sends_events_of_its_own_sources_alone() {
     }
 }
 
+#[test]
+fn nobody_is_waited_for_who_may_not_back_up() {
+    let guarded = Guarded::start();
+    let token = guarded.issue(&["account", "--account", "acme"]);
+    let mut socket = TcpStream::connect(guarded.served.base.trim_start_matches("http://")).expect("connected");
+    socket
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .expect("a time-out");
+    // The body never comes.
+    let head = format!(
+        "POST /v1/backups HTTP/1.1\r\nhost: localhost\r\nauthorization: {}\r\ncontent-type: application/json\r\n\
+         content-length: 90\r\n\r\n",
+        bearer(&token)
+    );
+    socket.write_all(head.as_bytes()).expect("sent");
+    let mut status = [0; 12];
+    socket.read_exact(&mut status).expect("an answer before the body");
+    assert_eq!(&status, b"HTTP/1.1 403");
+}
+
 /// Asks until the answer is so: keys are read again every few seconds.
 fn until(what: &str, is_so: impl Fn() -> bool) {
     let begun = Instant::now();
@@ -549,6 +582,43 @@ fn keys_rotate_without_a_restart() {
 }
 
 #[test]
+fn one_token_is_revoked_and_the_others_go_on() {
+    let guarded = Guarded::start();
+    let status = |token: &str| {
+        let answer = guarded
+            .served
+            .get_with("/v1/periods/2026-09", &[("authorization", &bearer(token))]);
+        outcome(&answer)
+    };
+    let [leaked, by_id, kept] = [0; 3].map(|_| guarded.issue(&["operator"]));
+    assert_eq!(status(&leaked), is(200, ""));
+    let inspect = |token: &str| {
+        let inspected = std::process::Command::new(env!("CARGO_BIN_EXE_reckon"))
+            .args(["token", "inspect", token, "--data", &guarded.data, "--json"])
+            .output()
+            .expect("it runs");
+        serde_json::from_slice::<Value>(&inspected.stdout).expect("JSON")
+    };
+    let id = inspect(&by_id)["claims"]["jti"].as_str().expect("an id").to_owned();
+    reckon(&["token", "revoke", &leaked, "--data", &guarded.data]);
+    reckon(&["token", "revoke", &id, "--data", &guarded.data]);
+    for token in [&leaked, &by_id] {
+        until("a revoked token is refused", || {
+            status(token) == is(401, "unauthenticated")
+        });
+        assert_eq!(inspect(token)["holds"], false);
+    }
+    assert_eq!(
+        (status(&kept), inspect(&kept)["holds"].clone()),
+        (is(200, ""), true.into())
+    );
+    let answer = guarded
+        .served
+        .get_with("/v1/periods/2026-09", &[("authorization", &bearer(&leaked))]);
+    assert!(answer.text.contains("revoked"), "{}", answer.text);
+}
+
+#[test]
 fn without_a_key_this_machine_alone_may_do_everything() {
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("data");
@@ -577,6 +647,10 @@ fn without_a_key_this_machine_alone_may_do_everything() {
         &[("sec-fetch-site", "cross-site")],
         &[("sec-fetch-site", "same-site")],
         &[("x-forwarded-for", "203.0.113.9")],
+        &[("x-forwarded-proto", "https")],
+        &[("cf-ray", "1")],
+        &[("true-client-ip", "203.0.113.9")],
+        &[("via", "1.1 proxy")],
     ] {
         assert_eq!(asked(headers), is(403, "forbidden"), "{headers:?}");
         let answer = served.get_with("/v1/periods/2026-09", headers);

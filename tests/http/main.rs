@@ -14,8 +14,10 @@ mod inside;
 mod kills;
 mod nasty;
 mod operations;
+mod outputs;
 mod page;
 mod post;
+mod readme;
 mod reads;
 mod records;
 #[path = "../fold/scenario/mod.rs"]
@@ -23,6 +25,7 @@ mod scenario;
 mod scenarios;
 mod served;
 mod soak;
+mod statements;
 mod stream;
 mod traffic;
 mod watchers;

@@ -19,6 +19,9 @@ const GOOD_MAX: Duration = Duration::from_secs(3);
 
 const IDLE: usize = 1_000;
 
+/// Who reads nothing of its answer is cut off after it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+
 fn connect(to: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect(to).expect("connected");
     socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
@@ -73,6 +76,50 @@ fn slow_body(to: SocketAddr) {
     let answer = say(to, (head("content-length: 1000\r\n") + "{\"account").as_bytes());
     assert_eq!(status(&answer), 408, "{answer}");
     assert!(answer.contains("timed_out"), "{answer}");
+}
+
+/// Where a body is small it has to come soon, and nobody's is waited for who may not send it.
+fn slow_form(to: SocketAddr) {
+    for path in ["/session", "/v1/backups"] {
+        let (form, json) = ("application/x-www-form-urlencoded", "application/json");
+        let kind = if path == "/session" { form } else { json };
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {kind}\r\ncontent-length: 90\r\n\r\n");
+        let mut socket = connect(to);
+        socket.write_all(head.as_bytes()).expect("sent");
+        // A byte now and then doesn't help.
+        let began = Instant::now();
+        while socket.write_all(b"t").is_ok() && began.elapsed() < Duration::from_secs(15) {
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        let answer = rest(socket);
+        assert!(matches!(status(&answer), 0 | 408), "{path}: {answer}");
+        assert!(began.elapsed() < PATIENCE, "{path}");
+    }
+}
+
+/// Asks for more than any buffer between holds, and reads nothing until long after it should have been cut off.
+fn reads_nothing(to: SocketAddr) {
+    const ASKED: usize = 60;
+    let mut socket = connect(to);
+    let request = "GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    socket.write_all(request.repeat(ASKED).as_bytes()).expect("sent");
+    std::thread::sleep(6 * WRITE_TIMEOUT);
+    let mut answer = Vec::new();
+    // Cut off: an end, or a reset.
+    let ended = socket.read_to_end(&mut answer);
+    assert!(
+        ended
+            .as_ref()
+            .err()
+            .is_none_or(|cause| cause.kind() == ErrorKind::ConnectionReset),
+        "still waiting: {ended:?}"
+    );
+    let heads = answer.windows(15).filter(|w| *w == b"HTTP/1.1 200 OK").count();
+    assert!(
+        (1..ASKED / 2).contains(&heads),
+        "{heads} answers were kept for a client that read nothing"
+    );
 }
 
 fn oversize_head(to: SocketAddr) {
@@ -174,6 +221,10 @@ fn nasty_clients_are_cut_off_while_the_fold_goes_on() {
             "--set",
             "listen.head_timeout_ms=1500",
             "--set",
+            "listen.write_timeout_ms=1000",
+            "--set",
+            "ingest.idle_timeout_ms=4000",
+            "--set",
             "telemetry.log_filter=warn",
         ],
     );
@@ -181,9 +232,11 @@ fn nasty_clients_are_cut_off_while_the_fold_goes_on() {
     let address = Address::default();
     address.set(&served.base);
     let over = AtomicBool::new(false);
-    let clients: [fn(SocketAddr); 9] = [
+    let clients: [fn(SocketAddr); 11] = [
         slow_head,
         slow_body,
+        slow_form,
+        reads_nothing,
         oversize_head,
         oversize_body,
         endless_body,
@@ -236,5 +289,59 @@ fn nasty_clients_are_cut_off_while_the_fold_goes_on() {
             }
         }
     });
+    assert!(served.stop().success());
+}
+
+/// The value of a metric without labels.
+fn metric(served: &Served, name: &str) -> u64 {
+    let text = served.get("/metrics").text;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.expect(name).parse().expect("a number")
+}
+
+#[test]
+fn a_follower_that_reads_nothing_is_let_go() {
+    const PRODUCTS: usize = 1_000;
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    crate::served::reckon(&["init", "--data", data.to_str().expect("a path"), "--partitions", "1"]);
+    let served = Served::start(&data, &["--set", "listen.write_timeout_ms=1000"]);
+    let to: SocketAddr = served.base.trim_start_matches("http://").parse().expect("an address");
+    let now = chrono::Utc::now().to_rfc3339();
+    let send = |round: usize, products: usize| {
+        let one = |product: usize| {
+            serde_json::json!({"account_id": "acme", "call_id": format!("c-{round}-{product}"), "phase": "ended",
+                "occurred_at": now, "product": format!("product-{product}-{}", "x".repeat(100)),
+                "end": {"cause": "completed"}, "usage": [{"meter": "output_tokens", "value": 1}]})
+        };
+        let lines: Vec<String> = (0..products).map(|product| one(product).to_string()).collect();
+        let posted = served.post("/v1/events", "application/x-ndjson", lines.join("\n"));
+        assert_eq!(posted.status, 200, "{}", posted.text);
+        let results = posted.json()["results"].clone();
+        results[products - 1]["offset"].as_str().expect("an offset").to_owned()
+    };
+    // Messages are large, so that what lies between is soon full.
+    let offset = send(0, PRODUCTS);
+    let read = served.get(&format!("/v1/accounts/acme/usage?at_least=0:{offset}"));
+    assert_eq!(read.status, 200, "{}", read.text);
+    let mut socket = connect(to);
+    let request = "GET /v1/accounts/acme/usage/stream?window=day HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    socket.write_all(request.as_bytes()).expect("sent");
+    let mut head = [0; 12];
+    socket.read_exact(&mut head).expect("a head");
+    assert_eq!(&head, b"HTTP/1.1 200");
+    assert_eq!(metric(&served, "reckon_streams_open"), 1);
+    let began = Instant::now();
+    for round in 1.. {
+        send(round, 1);
+        if metric(&served, "reckon_streams_open") == 0 {
+            break;
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(120),
+            "it is kept though it reads nothing"
+        );
+    }
+    drop(socket);
     assert!(served.stop().success());
 }

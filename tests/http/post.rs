@@ -146,3 +146,81 @@ fn refused_lines_are_named() {
     );
     assert!(!gone.status.success());
 }
+
+#[test]
+fn a_last_line_that_is_being_written_waits() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    reckon(&["init", "--data", data.to_str().expect("a path")]);
+    let served = Served::start(&data, &[]);
+    let file = folder.path().join("events.ndjson");
+    let last = event("acme", "last", 1).to_string();
+    let (begin, end) = last.split_at(last.len() / 2);
+    let first = lines("acme", 3);
+    std::fs::write(&file, format!("{first}{begin}")).expect("written");
+    let output = run(&file, &served.base, &[]);
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("line 4 isn't whole yet"), "{said}");
+    let done = summary(&output);
+    assert_eq!((&done["accepted"], &done["bytes"]), (&3.into(), &first.len().into()));
+    // Now it is: nothing of it was lost.
+    std::fs::write(&file, format!("{first}{begin}{end}")).expect("written");
+    let output = run(&file, &served.base, &[]);
+    assert_eq!(
+        (&summary(&output)["accepted"], &summary(&output)["refused"]),
+        (&4.into(), &0.into())
+    );
+    // A file that ends like that is said to, and refused as it is.
+    std::fs::write(&file, format!("{first}{last}\n{begin}")).expect("written");
+    assert!(run(&file, &served.base, &[]).status.success());
+    let output = run(&file, &served.base, &["--final"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(summary(&output)["refused"], 1, "{output:?}");
+}
+
+/// A service that gives these answers, one a request.
+fn answering(answers: &'static [(&str, &str)]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let base = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for (head, body) in answers {
+            let (mut client, _) = listener.accept().expect("a client");
+            let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+            // The body is one line.
+            while !request.ends_with(b"}\n") {
+                let read = client.read(&mut buffer).expect("read");
+                assert!(read > 0, "the client has left");
+                request.extend_from_slice(&buffer[..read]);
+            }
+            let answer = format!(
+                "HTTP/1.1 {head}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            client.write_all(answer.as_bytes()).expect("written");
+        }
+    });
+    base
+}
+
+#[test]
+fn what_is_not_folded_yet_is_tried_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("records.ndjson");
+    std::fs::write(&file, "{\"tick\": \"2026-09-01T00:00:00Z\"}\n").expect("written");
+    const ANSWERS: [(&str, &str); 2] = [
+        (
+            "412 Precondition Failed\r\nretry-after: 0",
+            r#"{"title": "What was asked for isn't folded yet", "code": "behind", "detail": "d", "cure": "c"}"#,
+        ),
+        (
+            "200 OK",
+            r#"{"results": [{"partition": 0, "offset": "1"}], "accepted": 1, "refused": 0}"#,
+        ),
+    ];
+    let base = answering(&ANSWERS);
+    let output = run(&file, &base, &[]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(summary(&output)["accepted"], 1);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("behind"), "{output:?}");
+}

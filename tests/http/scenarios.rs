@@ -234,7 +234,7 @@ impl Remote {
                 return Err("the sentinel's reject doesn't come".to_owned());
             }
             self.sequences.0 += rows.len() as u64;
-            let arrived = rows.iter().any(|row| row["offset"].as_u64() == Some(sentinel));
+            let arrived = rows.iter().any(|row| offset_of(row) == Some(sentinel));
             self.rejects.extend(rows);
             if arrived {
                 break;
@@ -305,7 +305,7 @@ fn statement_of(output: &Value) -> Body {
     let control = &output["period_control"];
     Body::PeriodControl(pb::PeriodControl {
         period: string(control, "period"),
-        accounts: control["accounts"].as_u64().unwrap_or_default(),
+        accounts: text(control, "accounts").parse().unwrap_or_default(),
         ..pb::PeriodControl::default()
     })
 }
@@ -337,7 +337,7 @@ impl Facts for Remote {
         self.deliver()?;
         let found = if self.last["reason"].is_null() {
             let offset = offset_of(&self.last);
-            self.rejects.iter().find(|row| row["offset"].as_u64() == offset)
+            self.rejects.iter().find(|row| offset_of(row) == offset)
         } else {
             Some(&self.last)
         };

@@ -317,6 +317,9 @@ fn a_month_is_added_up(two: &Two) {
     let path = format!("/v1/periods/{month}");
     let (a, b) = (two.a.get(&path), two.b.get(&path));
     assert_eq!((a.status, timeless(&a)), (b.status, timeless(&b)));
+    // What instances put on their questions changes nobody's answer.
+    let marked = two.a.get_with(&path, &[("reckon-proxied-by", "http://127.0.0.1:1")]);
+    assert_eq!(timeless(&marked), timeless(&a));
     let body = a.json();
     assert_eq!(body["accounts"], ACCOUNTS.to_string());
     assert_eq!((&body["missing"], &body["complete"]), (&json!([]), &json!(false)));
@@ -345,6 +348,16 @@ fn outputs_are_read_anywhere(two: &Two) {
     });
     assert_eq!(a.json()["outputs"], b.json()["outputs"]);
     assert_eq!(a.json()["outputs"][0]["rejected"]["reason"], "ahead", "{}", a.text);
+    // A cursor may stand at the end, and not beyond; whoever owns the partition.
+    for served in [&two.a, &two.b] {
+        let at = |after: u64| served.get(&format!("/v1/outputs/rejects?partition={partition}&after={after}"));
+        assert_eq!(at(1).status, 200);
+        for after in [2, 1_000_000] {
+            let beyond = at(after);
+            let code = beyond.json()["code"].as_str().unwrap_or_default().to_owned();
+            assert_eq!((beyond.status, code.as_str()), (409, "beyond_end"), "{}", beyond.text);
+        }
+    }
     let with_standing = [&a, &b]
         .iter()
         .filter(|answer| answer.json()["as_of"].is_object())

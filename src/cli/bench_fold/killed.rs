@@ -41,6 +41,13 @@ pub struct FoldUntilKilled {
     gap_us: u64,
 }
 
+fn settings() -> Settings {
+    Settings {
+        calls_output: false,
+        ..Settings::default()
+    }
+}
+
 /// Where the child stood.
 #[derive(Clone, Copy, Debug)]
 struct Boundary {
@@ -55,7 +62,7 @@ impl FoldUntilKilled {
             gap_us: self.gap_us,
             ..Dense::default()
         };
-        let mut partition = Partition::open(log(), 0, &self.data, &Budget::default(), Settings::default())?;
+        let mut partition = Partition::open(log(), 0, &self.data, &Budget::default(), settings())?;
         let mut feeder = Feeder::new(&partition);
         let mut calls = 0;
         loop {
@@ -231,13 +238,7 @@ fn fold_on(fold: &Fold, data: &Path, held: &VecDeque<Boundary>) -> Result<Killed
     // It was folding the stretch behind the last boundary: some of that may be in its store.
     let log = Arc::new(LastPart::make(&fold.dense(), *from, held.len() as u64));
     let began = Instant::now();
-    let mut partition = Partition::open(
-        Arc::<LastPart>::clone(&log),
-        0,
-        data,
-        &Budget::default(),
-        Settings::default(),
-    )?;
+    let mut partition = Partition::open(Arc::<LastPart>::clone(&log), 0, data, &Budget::default(), settings())?;
     let opened_at = partition.machine.position.next_offset;
     let mut batch = Batch::default();
     if !partition.fold_available(&mut batch, Some(opened_at + 1))? {

@@ -7,6 +7,7 @@ use rust_decimal::prelude::ToPrimitive;
 
 use super::figures::{self, Money};
 use super::{account_path, words};
+use crate::http::months::{self, Adjustment, Comes};
 use crate::machine::accounts::{Period, Profile, Standing as PeriodStanding};
 use crate::machine::rating::{LineKey, Rated};
 use crate::model::Ms;
@@ -202,7 +203,7 @@ pub fn of_taken(live: &Live, taken: &Taken, rows: &mut Rows<'_>, month: Option<M
         return Ok(Found::Bill(Box::new(Bill::of(&taken.id, statement, &usage))));
     }
     let (standing, profile) = (taken.standing, taken.profile());
-    let running = Month::of(standing.clock.unwrap_or_default(), profile.zone);
+    let (running, _) = months::running(standing, &profile, &taken.periods());
     if month.is_some_and(|m| m != running) {
         return Ok(Found::NoPeriod);
     }
@@ -329,6 +330,16 @@ fn charges(currency: Currency, lines: Vec<Raw<'_>>) -> Vec<Charges> {
     all.into_iter().map(done).collect()
 }
 
+/// Lines for earlier periods, those in the bill's own currency first: of another one they are shown, but never added to it.
+fn by_currency<'a>(own: Currency, lines: impl Iterator<Item = (Currency, Raw<'a>)>) -> Vec<Charges> {
+    let mut by_currency: BTreeMap<(bool, Currency), Vec<Raw<'a>>> = BTreeMap::new();
+    for (of, line) in lines {
+        by_currency.entry((of != own, of)).or_default().push(line);
+    }
+    let groups = by_currency.into_iter();
+    groups.flat_map(|((_, of), lines)| charges(of, lines)).collect()
+}
+
 fn adjustment_name(product: &str, month: &str) -> String {
     let month = month.parse().map_or_else(|_| month.to_owned(), figures::month_name);
     if product.is_empty() {
@@ -427,36 +438,20 @@ impl Bill {
         bill
     }
 
-    fn draft(
-        &mut self,
-        currency: Currency,
-        rated: &Rated,
-        adjustments: &[(Month, Currency, Vec<String>, crate::machine::rating::AdjustmentLine)],
-    ) {
-        let lines = rated.lines.iter();
-        let lines: Vec<Raw<'_>> = lines
-            .map(|l| Raw::of(l.key.product.clone(), &l.key, l.quantity, l.amount, l.exact))
-            .collect();
-        // By currency: one of another period's own is shown, but never added to this one's.
-        let mut by_currency: BTreeMap<Currency, Vec<Raw<'_>>> = BTreeMap::new();
-        for (month, of, _, l) in adjustments {
-            let under = adjustment_name(&l.key.product, &month.to_string());
-            let raw = Raw::of(under, &l.key, l.quantity, l.amount, l.amount);
-            by_currency.entry(*of).or_default().push(raw);
-        }
-        let adjusted = by_currency.remove(&currency).unwrap_or_default();
-        let all = || lines.iter().chain(&adjusted);
-        let rounded = all().try_fold(Decimal::ZERO, |sum, l| sum.checked_add(l.rounded?));
-        let exact = all().try_fold(Decimal::ZERO, |sum, l| sum.checked_add(l.exact?));
+    fn draft(&mut self, currency: Currency, rated: &Rated, adjustments: &[Adjustment]) {
+        let comes = Comes::of(currency, rated, adjustments);
         self.total = Money {
-            shown: figures::money(currency, rounded).shown,
-            exact: figures::money(currency, exact).exact,
+            shown: figures::money(currency, comes.rounded).shown,
+            exact: figures::money(currency, comes.exact).exact,
         };
-        self.products = charges(currency, lines);
-        self.adjustments = charges(currency, adjusted);
-        let others = by_currency.into_iter();
-        self.adjustments
-            .extend(others.flat_map(|(other, lines)| charges(other, lines)));
+        let lines = rated.lines.iter();
+        let lines = lines.map(|l| Raw::of(l.key.product.clone(), &l.key, l.quantity, l.amount, l.exact));
+        self.products = charges(currency, lines.collect());
+        let adjusted = adjustments.iter().map(|(month, of, _, l)| {
+            let under = adjustment_name(&l.key.product, &month.to_string());
+            (*of, Raw::of(under, &l.key, l.quantity, l.amount, l.amount))
+        });
+        self.adjustments = by_currency(currency, adjusted);
         self.unpriced = unpriced(rated.unpriced_rows());
     }
 
@@ -466,14 +461,12 @@ impl Bill {
         let lines = statement.map_or(&[][..], |s| &s.lines);
         let (own, adjusted): (Vec<_>, Vec<_>) = lines.iter().partition(|l| l.original_period.is_empty());
         self.products = charges(currency, own.into_iter().map(|l| Raw::stated(l, &l.product)).collect());
-        let mut by_currency: BTreeMap<Currency, Vec<Raw<'_>>> = BTreeMap::new();
-        for line in adjusted {
+        let adjusted = adjusted.into_iter().map(|line| {
             let of = Currency::parse(&line.currency).unwrap_or(currency);
             let under = adjustment_name(&line.product, &line.original_period);
-            by_currency.entry(of).or_default().push(Raw::stated(line, &under));
-        }
-        let by_currency = by_currency.into_iter();
-        self.adjustments = by_currency.flat_map(|(of, lines)| charges(of, lines)).collect();
+            (of, Raw::stated(line, &under))
+        });
+        self.adjustments = by_currency(currency, adjusted);
         self.unpriced = unpriced(statement.map_or_else(Vec::new, |s| s.unpriced.clone()));
     }
 

@@ -22,6 +22,7 @@ use axum::routing::get;
 use serde::Deserialize;
 
 use super::caller::Caller;
+use super::months::{self, Comes};
 use super::params::{Params, Places, month};
 use super::problem::{Code, Problem};
 use super::service::{Service, read};
@@ -218,9 +219,7 @@ fn listed(live: &Live, account: &str, period: &Period, held: bool, shown: Month)
             Statement::Closed { statement, .. } => statement
                 .as_ref()
                 .map_or(Some(rust_decimal::Decimal::ZERO), |s| s.total.parse().ok()),
-            Statement::Draft { rated, adjustments } => adjustments
-                .iter()
-                .try_fold(rated.total, |sum, (.., line)| sum.checked_add(line.amount?)),
+            Statement::Draft { rated, adjustments } => Comes::of(found.profile.currency, rated, adjustments).rounded,
         };
         Some(figures::money(found.profile.currency, Some(total?)))
     });
@@ -243,9 +242,7 @@ fn shown(live: &Live, account: &str, wanted: Option<Month>) -> Result<Result<Sho
     let Some((standing, profile, periods)) = live.periods(account)? else {
         return Ok(Err(Problem::account_unknown(account)));
     };
-    let now = standing.clock.unwrap_or_default();
-    let in_it = periods.iter().find(|(p, _)| p.from <= now && now < p.until);
-    let running = in_it.map_or_else(|| Month::of(now, profile.zone), |(p, _)| p.month);
+    let (running, _) = months::running(standing, &profile, &periods);
     let month = wanted.unwrap_or(running);
     let bill = match bill::read(live, account, wanted.filter(|m| *m != running))? {
         Found::Bill(bill) => bill,

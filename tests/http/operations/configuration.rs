@@ -161,3 +161,80 @@ fn the_sample_lists_every_key_with_its_default() {
         assert_eq!(&given[key].0, value, "{key}");
     }
 }
+
+#[test]
+fn no_number_is_taken_that_would_overflow_or_never_end() {
+    let numbers: Vec<String> = settings(&[], &[])
+        .into_iter()
+        .filter(|(_, (value, _))| value.is_number())
+        .map(|(key, _)| key)
+        .collect();
+    assert!(numbers.len() > 20, "{numbers:?}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("most.toml");
+    for key in numbers {
+        let (section, field) = key.split_once('.').expect("a section");
+        for most in [i64::MAX, i64::MAX / 1_000] {
+            std::fs::write(&file, format!("[{section}]\n{field} = {most}\n")).expect("written");
+            let said = refusal(&["--config", file.to_str().expect("a path")], &[]);
+            for part in ["most.toml", &key, &most.to_string(), "too much; at most"] {
+                assert!(said.contains(part), "{key}: {part:?} is not in {said:?}");
+            }
+        }
+        let said = refusal(&["--set", &format!("{key}=-1")], &[]);
+        assert!(said.contains(&key), "{said}");
+    }
+}
+
+#[test]
+fn the_largest_age_of_the_log_removes_nothing() {
+    // A century is taken, and more isn't.
+    let most = 100_u64 * 366 * 24 * 3_600;
+    let of = |age: u64| {
+        config(&["--set", &format!("retention.log_age_s={age}")], &[])
+            .status
+            .code()
+    };
+    assert_eq!((of(most), of(most + 1)), (Some(0), Some(2)));
+}
+
+#[test]
+fn what_is_added_is_shown_and_secrets_are_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("reckon.toml");
+    let properties =
+        "[kafka]\nproperties = [\"sasl.username=ann\", \"sasl.password=tiger1\", \"ssl.key.pem=tiger2\"]\n";
+    std::fs::write(&file, properties).expect("written");
+    let file = file.to_str().expect("a path");
+    let args = [
+        "--config",
+        file,
+        "-X",
+        "client.id=x",
+        "-X",
+        "ssl.keystore.password=tiger3",
+        "-X",
+        "tiger4",
+    ];
+    let (value, origin) = &settings(&args, &[])["kafka.properties"];
+    let shown = [
+        "sasl.username=ann",
+        "sasl.password=***",
+        "ssl.key.pem=***",
+        "client.id=x",
+        "ssl.keystore.password=***",
+        "***",
+    ];
+    assert_eq!(value, &Value::from(shown.to_vec()));
+    assert_eq!(origin, &format!("file {file}, and flag -X"));
+    let printed = config(&args, &[]);
+    assert!(
+        !String::from_utf8_lossy(&printed.stdout).contains("tiger"),
+        "{printed:?}"
+    );
+    let (value, origin) = &settings(&["-X", "client.id=x"], &[])["kafka.properties"];
+    assert_eq!((value, origin.as_str()), (&Value::from(vec!["client.id=x"]), "flag -X"));
+    let variable = [("RECKON_KAFKA__PROPERTIES", "[\"SASL.Password=tiger5\"]")];
+    let (value, _) = &settings(&[], &variable)["kafka.properties"];
+    assert_eq!(value, &Value::from(vec!["SASL.Password=***"]));
+}

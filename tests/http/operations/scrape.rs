@@ -150,7 +150,7 @@ fn metrics_say_what_was_folded_also_after_a_restart() {
 }
 
 #[test]
-fn metrics_are_for_the_operator_and_for_this_machine() {
+fn metrics_want_a_token_where_there_is_a_key() {
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("data");
     let text = data.to_str().expect("a path");
@@ -162,23 +162,29 @@ fn metrics_are_for_the_operator_and_for_this_machine() {
 
     reckon(&["token", "key", "new", "--data", text]);
     let issue = |scope: &[&str]| {
-        let token = reckon(
-            &[
-                &["token", "issue"],
-                scope,
-                &["--data", text, "--name", "me", "--for", "1h"],
-            ]
-            .concat(),
-        );
+        let terms = ["--data", text, "--name", "me", "--for", "1h"];
+        let token = reckon(&[&["token", "issue"], scope, &terms].concat());
         format!("Bearer {}", token.trim())
     };
-    let (operator, account) = (issue(&["operator"]), issue(&["account", "--account", "acme"]));
+    let (metrics, operator) = (issue(&["metrics"]), issue(&["operator"]));
+    let account = issue(&["account", "--account", "acme"]);
     let served = Served::start(&data, &[]);
-    // From this machine without a token: the scraper beside it. But a proxy brings strangers, and they need the operator's.
-    assert_eq!(served.get("/metrics").status, 200);
-    let status = |token: &str| served.get_with("/metrics", &[brought, ("authorization", token)]).status;
-    assert_eq!(served.get_with("/metrics", &[brought]).status, 401);
-    assert_eq!((status(&account), status(&operator)), (403, 200));
+    // A proxy on this machine brings strangers, and may leave nothing behind that tells.
+    assert_eq!(served.get("/metrics").status, 401);
+    let status = |path: &str, token: &str| served.get_with(path, &[("authorization", token)]).status;
+    assert_eq!(
+        (status("/metrics", &metrics), status("/metrics", &operator)),
+        (200, 200)
+    );
+    assert_eq!(status("/metrics", &account), 403);
+    for path in [
+        "/v1/accounts/acme/usage",
+        "/v1/periods/2026-09",
+        "/v1/outputs/calls",
+        "/accounts/acme",
+    ] {
+        assert_eq!(status(path, &metrics), 403, "{path}");
+    }
     // Whoever asks whether it lives needs none.
     assert_eq!(served.get_with("/healthz", &[brought]).status, 200);
     assert_eq!(served.get_with("/readyz", &[brought]).status, 200);

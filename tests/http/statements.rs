@@ -1,0 +1,143 @@
+//! Statements in both of their forms: CSV says what JSON says, line by line.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::answers::text;
+use crate::served::{Served, reckon};
+
+/// September in USD is closed and owes more since; October is in JPY, with a line that no number can express.
+const HISTORY: &str = r#"{"tick": "2026-09-01T00:00:00Z"}
+{"control": {"id": "card", "rate_card": {"effective_from": "2026-09-01T00:00:00Z", "prices": [{"meter": "output_tokens", "currency": "USD", "amount": "15", "per": 1000000}, {"meter": "output_tokens", "currency": "JPY", "amount": "2000", "per": 1000000}, {"meter": "x.huge", "currency": "JPY", "amount": "7922816251426433759354395033", "per": 1}]}}}
+{"tick": "2026-09-10T12:00:00Z"}
+{"event": {"account_id": "acme", "call_id": "c-1", "phase": "ended", "occurred_at": "2026-09-10T12:00:00Z", "product": "m", "end": {"cause": "completed"}, "usage": [{"meter": "output_tokens", "value": "1000000"}]}}
+{"tick": "2026-09-15T12:00:00Z"}
+{"control": {"id": "profile", "account_profile": {"account_id": "acme", "time_zone": "UTC", "currency": "JPY"}}}
+{"tick": "2026-10-03T10:20:00Z"}
+{"event": {"account_id": "acme", "call_id": "c-2", "phase": "ended", "occurred_at": "2026-09-20T12:00:00Z", "product": "m", "end": {"cause": "completed"}, "usage": [{"meter": "output_tokens", "value": "200000"}]}}
+{"event": {"account_id": "acme", "call_id": "c-3", "phase": "ended", "occurred_at": "2026-10-03T10:00:00Z", "product": "m", "end": {"cause": "completed"}, "usage": [{"meter": "output_tokens", "value": "500000"}, {"meter": "x.huge", "value": "100"}]}}
+{"tick": "2026-10-03T11:00:00Z"}
+"#;
+
+fn serve(folder: &Path) -> Served {
+    let file = folder.join("history.ndjson");
+    std::fs::write(&file, HISTORY).expect("written");
+    let data = folder.join("data");
+    let data_text = data.to_str().expect("a path");
+    reckon(&["import", "events", file.to_str().expect("a path"), "--data", data_text]);
+    Served::start(&data, &[])
+}
+
+/// Lines of CSV by the names of their columns.
+fn rows(csv: &str) -> Vec<BTreeMap<String, String>> {
+    let mut lines = csv.lines().map(|line| line.split(',').map(str::to_owned));
+    let heads: Vec<String> = lines.next().expect("heads").collect();
+    lines.map(|line| heads.iter().cloned().zip(line).collect()).collect()
+}
+
+/// That each of the lines is in CSV with its own currency, and nothing else is.
+fn compare(body: &Value, csv: &str) {
+    let closed = body["closed"]["lines"].as_array().into_iter().flatten();
+    let draft = body["draft"]["lines"].as_array().into_iter().flatten();
+    let state = text(body, "state");
+    let lines = closed.chain(draft).map(|line| (state, line));
+    let owed = body["owed"].as_array().into_iter().flatten().map(|line| ("owed", line));
+    let expected: Vec<_> = lines.chain(owed).collect();
+    let found = rows(csv);
+    assert_eq!(found.len(), expected.len(), "{csv}");
+    for (row, (state, line)) in found.iter().zip(expected) {
+        for name in [
+            "product",
+            "meter",
+            "unit_price",
+            "quantity",
+            "amount",
+            "original_period",
+        ] {
+            assert_eq!(row[name], text(line, name), "{name} of {line}");
+        }
+        let own = line["currency"].as_str().unwrap_or(text(body, "currency"));
+        assert_eq!(
+            (row["currency"].as_str(), row["state"].as_str()),
+            (own, state),
+            "{line}"
+        );
+        assert_eq!(row["amount"].is_empty(), !row["error"].is_empty(), "{row:?}");
+    }
+}
+
+#[test]
+fn csv_says_what_json_says_in_two_currencies() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let served = serve(folder.path());
+    let both = |month: &str| {
+        let path = format!("/v1/accounts/acme/statements/{month}");
+        let (json, csv) = (served.get(&path).json(), served.get(&format!("{path}?format=csv")).text);
+        compare(&json, &csv);
+        (json, rows(&csv))
+    };
+    let of = |rows: &[BTreeMap<String, String>], name: &str| -> Vec<String> {
+        rows.iter().map(|row| row[name].clone()).collect()
+    };
+
+    let (json, csv) = both("2026-09");
+    assert_eq!(json["owed"].as_array().map(Vec::len), Some(1), "{json}");
+    assert_eq!(of(&csv, "state"), ["closed", "owed"]);
+    assert_eq!(of(&csv, "currency"), ["USD", "USD"]);
+    assert_eq!(of(&csv, "amount"), ["15", "3"]);
+
+    let (json, csv) = both("2026-10");
+    assert_eq!((text(&json, "currency"), text(&json, "state")), ("JPY", "open"));
+    assert_eq!(of(&csv, "currency"), ["JPY", "JPY", "USD"], "{csv:?}");
+    assert_eq!(of(&csv, "amount"), ["1000", "", "3"], "{csv:?}");
+    assert!(json["draft"]["total"].is_null(), "one line can't be expressed: {json}");
+
+    let ticked = served.post(
+        "/v1/records",
+        "application/x-ndjson",
+        "{\"tick\": \"2026-11-04T12:00:00Z\"}",
+    );
+    let offset = text(&ticked.json()["results"][0]["places"][0], "offset").to_owned();
+    assert_eq!(
+        served
+            .get(&format!("/v1/accounts/acme/statements?at_least=0:{offset}"))
+            .status,
+        200
+    );
+    let (json, csv) = both("2026-10");
+    assert_eq!(text(&json, "state"), "closed");
+    assert_eq!(of(&csv, "currency"), ["JPY", "JPY", "USD"], "{csv:?}");
+    assert!(csv[1]["error"].starts_with("overflow"), "{csv:?}");
+    assert!(served.stop().success());
+}
+
+#[test]
+fn each_form_has_a_tag_of_its_own_and_caches_are_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let served = serve(folder.path());
+    let get = |headers: &[(&str, &str)]| served.get_with("/v1/accounts/acme/statements/2026-09", headers);
+    let (csv, json) = (("accept", "text/csv"), ("accept", "application/json, text/csv;q=0"));
+    let (as_csv, as_json) = (get(&[csv]), get(&[json]));
+    assert!(as_csv.header("content-type").starts_with("text/csv"));
+    assert!(as_json.header("content-type").starts_with("application/json"));
+    let (of_csv, of_json) = (as_csv.header("etag"), as_json.header("etag"));
+    assert!(!of_csv.is_empty() && of_csv != of_json, "{of_csv} {of_json}");
+    for (form, tag, status) in [
+        (csv, of_csv, 304),
+        (json, of_json, 304),
+        (csv, of_json, 200),
+        (json, of_csv, 200),
+        // Weakly compared, in a list, or whatever there is.
+        (json, of_json.trim_start_matches("W/"), 304),
+        (json, &format!("\"x\", {of_json}"), 304),
+        (json, "*", 304),
+        (json, "\"x\"", 200),
+    ] {
+        let answer = get(&[form, ("if-none-match", tag)]);
+        assert_eq!(answer.status, status, "{form:?} {tag}");
+        assert_eq!(answer.header("vary"), "accept");
+    }
+    assert!(served.stop().success());
+}
