@@ -203,10 +203,14 @@ impl UsageParams {
             ..UsageQuery::default()
         };
         if !query.limit.is_some_and(|limit| (1..=ROWS_MAX).contains(&limit)) {
-            return Err(Problem::parameter("limit", format!("give a number from 1 to {ROWS_MAX}")));
+            return Err(Problem::parameter(
+                "limit",
+                format!("give a number from 1 to {ROWS_MAX}"),
+            ));
         }
         let after = self.after.as_deref().map(str::parse).transpose();
-        query.after = after.map_err(|cause: NoCursor| Problem::parameter("after", cause.to_string()))?;
+        let after = after.map_err(|cause: NoCursor| Problem::parameter("after", cause.to_string()))?;
+        query.after = after.map(Box::new);
         for name in self.group_by.as_deref().unwrap_or("product,class").split(',') {
             match name.trim() {
                 "" | "meter" => {}
@@ -400,7 +404,10 @@ impl Writing {
     fn answer(&self, usage: &Usage) -> Result<Response, Problem> {
         let closed = usage.periods.iter().find(|p| p.standing == PeriodStanding::Closed);
         if let Some(period) = closed.filter(|_| self.query.window == Window::Hour) {
-            let detail = format!("{} is closed: its usage is kept by day, no longer by hour", period.month);
+            let detail = format!(
+                "{} is closed: its usage is kept by day, no longer by hour",
+                period.month
+            );
             return Err(Problem {
                 field: Some("window".to_owned()),
                 ..Problem::new(Code::HoursGone, detail)
@@ -410,7 +417,10 @@ impl Writing {
         if !self.as_csv {
             return Ok(answer::json(usage.standing, body));
         }
-        let text = ([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], csv(&body, &self.query));
+        let text = (
+            [(header::CONTENT_TYPE, "text/csv; charset=utf-8")],
+            csv(&body, &self.query),
+        );
         let mut response = answer::with_standing(usage.standing, text.into_response());
         if let Some(next) = body.next.as_deref().and_then(|next| HeaderValue::from_str(next).ok()) {
             response.headers_mut().insert(NEXT, next);
@@ -455,11 +465,7 @@ pub async fn usage(
     };
     let (query, taken) = live.ask(take).await??;
     let taken = taken.ok_or_else(|| Problem::account_unknown(&account))?;
-    let writing = Writing {
-        account,
-        query,
-        as_csv,
-    };
+    let writing = Writing { account, query, as_csv };
     if let Some(usage) = live.usage_at_once(&taken, &writing.query) {
         return writing.answer(&usage);
     }

@@ -152,7 +152,9 @@ impl Hub {
             };
             messages += self.renew(at, &watched);
         }
-        let on_cpu = thread_cpu_time().zip(began.1).map(|(now, then)| now.saturating_sub(then));
+        let on_cpu = thread_cpu_time()
+            .zip(began.1)
+            .map(|(now, then)| now.saturating_sub(then));
         on_cpu.unwrap_or_else(|| began.0.elapsed()) + SENDING * messages
     }
 
@@ -234,7 +236,11 @@ impl Hub {
     /// The partitions in which anybody watches; if none, the task is over.
     fn watched_partitions(&self) -> Vec<usize> {
         let mut state = self.state.lock();
-        let watched = state.watched.iter().enumerate().filter(|(_, entries)| !entries.is_empty());
+        let watched = state
+            .watched
+            .iter()
+            .enumerate()
+            .filter(|(_, entries)| !entries.is_empty());
         let watched: Vec<usize> = watched.map(|(at, _)| at).collect();
         state.running = !watched.is_empty();
         watched

@@ -186,7 +186,9 @@ impl Taken {
         let Some(statement) = self.statement(live, rows)? else {
             return Ok(None);
         };
-        let usage = self.usage_of_bill(rows).map_err(|halt| ReadError::of(halt, live.number))?;
+        let usage = self
+            .usage_of_bill(rows)
+            .map_err(|halt| ReadError::of(halt, live.number))?;
         Ok(Some((statement, usage)))
     }
 }
@@ -220,7 +222,9 @@ impl Live {
 
     /// The usage of an account of which all was taken, with the rows of that moment.
     pub fn usage_of(&self, taken: &Taken, rows: &mut Rows<'_>, query: &UsageQuery) -> Result<Usage, ReadError> {
-        taken.usage(query, rows).map_err(|halt| ReadError::of(halt, self.number))
+        taken
+            .usage(query, rows)
+            .map_err(|halt| ReadError::of(halt, self.number))
     }
 
     /// The usage of an account of which all was taken a moment ago, if it is told from memory in no time: then nobody has to
@@ -302,4 +306,3 @@ impl Live {
         Ok((standing, None))
     }
 }
-

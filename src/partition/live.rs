@@ -595,13 +595,18 @@ mod tests {
             })
         });
         told.await?;
-        let by = live.ask(|look| (std::thread::current().id(), look.partition.number)).await?;
+        let by = live
+            .ask(|look| (std::thread::current().id(), look.partition.number))
+            .await?;
         let holder = holder.join().map_err(|_| "panicked")??;
         assert_eq!((Some(by.0), by.1), (holder, 0));
         let by = live.ask(|_| std::thread::current().id()).await?;
         assert_eq!(by, std::thread::current().id(), "the lock is free: at once");
         assert!(live.ask(|_| 1).await.is_ok() && live.take().is_some());
-        assert!(matches!(live.ask(|_| 1).await, Err(ReadError::NotServed { partition: 0 })));
+        assert!(matches!(
+            live.ask(|_| 1).await,
+            Err(ReadError::NotServed { partition: 0 })
+        ));
         Ok(())
     }
 
@@ -616,7 +621,9 @@ mod tests {
             }
             Ok(())
         });
-        let Err(cause) = spoilt else { return Err("it went on".into()) };
+        let Err(cause) = spoilt else {
+            return Err("it went on".into());
+        };
         assert!(cause.to_string().contains("half applied"), "{cause}");
         assert!(matches!(live.read(|_| ()), Err(ReadError::NotServed { .. })) && !live.is_served());
         live.stopped(&cause);

@@ -58,7 +58,7 @@ pub struct UsageQuery {
     /// Sums of an answer at most; `None`: all.
     pub limit: Option<usize>,
     /// Only sums behind it.
-    pub after: Option<UsageCursor>,
+    pub after: Option<Box<UsageCursor>>,
 }
 
 /// One sum of an account's usage.
@@ -237,11 +237,21 @@ impl Summing<'_> {
     }
 
     /// Adds a window to the answer. Whether there is room for more.
-    fn tell(&self, usage: &mut Usage, last: &mut Option<UsageCursor>, month: Month, window: (Ms, String), sums: Sums) -> bool {
+    fn tell(
+        &self,
+        usage: &mut Usage,
+        last: &mut Option<UsageCursor>,
+        month: Month,
+        window: (Ms, String),
+        sums: Sums,
+    ) -> bool {
         let words = &*self.taken.words;
         let (from, window) = window;
         let name = |sym| words.name(sym).to_owned();
-        let nonzero = sums.groups.into_iter().filter(|(_, s)| s.quantity.0 != 0 || s.billed.0 != 0);
+        let nonzero = sums
+            .groups
+            .into_iter()
+            .filter(|(_, s)| s.quantity.0 != 0 || s.billed.0 != 0);
         let mut rows: Vec<(UsageOf, UsageSum)> = nonzero
             .map(|((service, product, meter, class, dimensions), sum)| {
                 let of = UsageOf {
@@ -258,11 +268,18 @@ impl Summing<'_> {
             .collect();
         rows.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         // A window that the last answer ended in has begun there, and its calls were told there.
-        let cut = self.query.after.as_ref().filter(|a| a.month == month && a.of.from == from);
+        let cut = self
+            .query
+            .after
+            .as_ref()
+            .filter(|a| a.month == month && a.of.from == from);
         if let Some(after) = cut {
             rows.retain(|(of, _)| *of > after.of);
         }
-        let room = self.query.limit.map_or(usize::MAX, |limit| limit - usage.sums.len().min(limit));
+        let room = self
+            .query
+            .limit
+            .map_or(usize::MAX, |limit| limit - usage.sums.len().min(limit));
         if room == 0 && !rows.is_empty() {
             usage.next = last.take();
             return false;
@@ -297,7 +314,10 @@ impl UsageQuery {
             Window::Day | Window::Month => period::day_of(at, profile.zone).0,
         };
         let within = |at: Ms| place(at.clamp(period.from, period.until));
-        let reached = self.after.as_ref().filter(|a| a.month == period.month && self.window != Window::Month);
+        let reached = self
+            .after
+            .as_ref()
+            .filter(|a| a.month == period.month && self.window != Window::Month);
         let first = [self.from, reached.map(|a| a.of.from)].into_iter().flatten().max();
         (first.map_or(i32::MIN, within), self.until.map_or(i32::MAX, within))
     }
@@ -323,7 +343,7 @@ pub(super) fn sum(
         calls: BTreeMap::new(),
         next: None,
     };
-    let (mut last, mut lines) = (query.after.clone(), 0);
+    let (mut last, mut lines) = (query.after.as_deref().cloned(), 0);
     let reached = query.after.as_ref().map(|a| a.month);
     for at in 0..usage.periods.len() {
         let period = usage.periods[at];

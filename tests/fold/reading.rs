@@ -123,9 +123,8 @@ fn an_answer_has_all_of_the_records_that_it_names_and_nothing_more() {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 runtime.expect("a runtime").block_on(async {
                     while !done.load(Ordering::Relaxed) {
-                        let take = |look: &reckon::partition::live::Look<'_>| {
-                            Taken::of(look, "acme", &Asked::Usage(days()))
-                        };
+                        let take =
+                            |look: &reckon::partition::live::Look<'_>| Taken::of(look, "acme", &Asked::Usage(days()));
                         let taken = served.live.ask(take).await.expect("asked").expect("it is known");
                         asked.fetch_add(1, Ordering::Relaxed);
                         if let Some(usage) = served.live.usage_at_once(&taken, &days()) {
@@ -204,7 +203,9 @@ fn pages_put_together_are_the_whole() {
                     calls.extend(page.calls);
                     pages += 1;
                     // As a client gives it back.
-                    query.after = page.next.map(|next| next.to_string().parse().expect("a cursor"));
+                    query.after = page
+                        .next
+                        .map(|next| Box::new(next.to_string().parse().expect("a cursor")));
                     if query.after.is_none() {
                         break;
                     }

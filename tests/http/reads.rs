@@ -70,7 +70,10 @@ fn hours_are_told_until_their_month_closes() {
     let hours = "/v1/accounts/acme/usage?period=2026-09&window=hour";
     let data = history(folder.path(), false);
     let served = Served::start(data.as_ref(), &[]);
-    assert_eq!(served.get(hours).json()["rows"][0]["window"], "2026-09-01T10:00:00.000Z");
+    assert_eq!(
+        served.get(hours).json()["rows"][0]["window"],
+        "2026-09-01T10:00:00.000Z"
+    );
     assert!(served.stop().success());
     let folder = tempfile::tempdir().expect("a folder");
     let data = history(folder.path(), true);
@@ -104,11 +107,18 @@ fn usage_comes_in_pages_and_a_month_sums_the_days_asked_for() {
         let refused = served.get(&format!("{path}&{bad}"));
         assert_eq!((refused.status, &refused.json()["field"]), (400, &field.into()));
     }
-    let month = |more: &str| served.get(&format!("/v1/accounts/acme/usage?period=2026-09{more}")).json();
+    let month = |more: &str| {
+        served
+            .get(&format!("/v1/accounts/acme/usage?period=2026-09{more}"))
+            .json()
+    };
     let calls = |body: &Value| body["calls"].as_array().map_or(0, Vec::len);
     assert_eq!(calls(&month("")), 2);
     let later = month("&from=2026-09-02T00:00:00Z");
-    assert_eq!((calls(&later), &later["calls"][0]["reason"]), (1, &"upstream_error".into()));
+    assert_eq!(
+        (calls(&later), &later["calls"][0]["reason"]),
+        (1, &"upstream_error".into())
+    );
     let earlier = month("&until=2026-09-02T00:00:00Z");
     assert_eq!((calls(&earlier), &earlier["rows"][0]["window"]), (1, &"2026-09".into()));
 }

@@ -112,7 +112,9 @@ impl Bodies {
 
     /// How often all were sent, begun ones counted.
     pub fn sent(&self) -> u64 {
-        self.next.load(Ordering::Relaxed).div_ceil(self.models.len().max(1) as u64)
+        self.next
+            .load(Ordering::Relaxed)
+            .div_ceil(self.models.len().max(1) as u64)
     }
 
     /// The next body, with calls that nobody has sent, and how many events are in it.

@@ -65,9 +65,7 @@ impl Client {
 
     /// Records in the log that aren't folded.
     async fn lag(&mut self) -> Result<u64, CliError> {
-        let response = self
-            .begin("GET", "/readyz", "application/json", Bytes::new())
-            .await?;
+        let response = self.begin("GET", "/readyz", "application/json", Bytes::new()).await?;
         let body = response.into_body().collect().await.map_err(failed)?.to_bytes();
         let ready: Value = serde_json::from_slice(&body)?;
         let lags = ready["partitions"].as_array().into_iter().flatten();

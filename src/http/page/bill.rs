@@ -197,12 +197,7 @@ pub fn read(live: &Live, account: &str, month: Option<Month>) -> Result<Found, R
 }
 
 /// The same from what was taken of the account.
-pub fn of_taken(
-    live: &Live,
-    taken: &Taken,
-    rows: &mut Rows<'_>,
-    month: Option<Month>,
-) -> Result<Found, ReadError> {
+pub fn of_taken(live: &Live, taken: &Taken, rows: &mut Rows<'_>, month: Option<Month>) -> Result<Found, ReadError> {
     if let Some((statement, usage)) = taken.bill(live, rows)? {
         return Ok(Found::Bill(Box::new(Bill::of(&taken.id, statement, &usage))));
     }
