@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod backup;
+mod commit;
 mod errands;
 pub mod explain;
 mod forwarding;
