@@ -210,7 +210,8 @@ impl UsageParams {
             ));
         }
         let after = self.after.as_deref().map(str::parse).transpose();
-        query.after = after.map_err(|cause: NoCursor| Problem::parameter("after", cause.to_string()))?;
+        let after = after.map_err(|cause: NoCursor| Problem::parameter("after", cause.to_string()))?;
+        query.after = after.map(Box::new);
         for name in self.group_by.as_deref().unwrap_or("product,class").split(',') {
             match name.trim() {
                 "" | "meter" => {}

@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod backup;
+mod commit;
 mod courier;
 mod early;
 mod ends;
@@ -150,7 +151,7 @@ impl Default for Settings {
             commit_events: 1_000_000,
             commit_ms: 1_000,
             flush_bytes: 192 << 20,
-            flush_ms: 1_000,
+            flush_ms: 2_000,
             hold_ms: 5_000,
             poll_bytes: 4 << 20,
             calls_output: true,

@@ -58,7 +58,7 @@ pub struct UsageQuery {
     /// Sums of an answer at most; `None`: all.
     pub limit: Option<usize>,
     /// Only sums behind it.
-    pub after: Option<UsageCursor>,
+    pub after: Option<Box<UsageCursor>>,
 }
 
 /// One sum of an account's usage.
@@ -343,7 +343,7 @@ pub(super) fn sum(
         calls: BTreeMap::new(),
         next: None,
     };
-    let (mut last, mut lines) = (query.after.clone(), 0);
+    let (mut last, mut lines) = (query.after.as_deref().cloned(), 0);
     let reached = query.after.as_ref().map(|a| a.month);
     for at in 0..usage.periods.len() {
         let period = usage.periods[at];

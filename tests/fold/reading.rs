@@ -203,7 +203,9 @@ fn pages_put_together_are_the_whole() {
                     calls.extend(page.calls);
                     pages += 1;
                     // As a client gives it back.
-                    query.after = page.next.map(|next| next.to_string().parse().expect("a cursor"));
+                    query.after = page
+                        .next
+                        .map(|next| Box::new(next.to_string().parse().expect("a cursor")));
                     if query.after.is_none() {
                         break;
                     }

@@ -12,6 +12,7 @@ mod served;
 mod times;
 mod watching;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -82,6 +83,8 @@ struct Stages<'a> {
     served: Served,
     address: SocketAddr,
     dense: Dense,
+    /// Those that events are posted of.
+    accounts: Arc<[u64]>,
     quiet: bool,
 }
 
@@ -109,16 +112,19 @@ impl BenchServe {
         let served = Served::start(&binary, &folder.0, self.partitions)?;
         // The last events lie some seconds before now, none ahead of the clock.
         let start_ms = chrono::Utc::now().timestamp_millis() - (EVENTS_MADE / 60) as Ms - 60_000;
+        let dense = Dense {
+            accounts: self.accounts,
+            start_ms,
+            seed: start_ms as u64,
+            ..Dense::default()
+        };
+        let accounts: BTreeSet<u64> = (0..EVENTS_MADE / 3).map(|call| dense.account(call)).collect();
         let stages = Stages {
             bench: self,
             address: served.address,
             served,
-            dense: Dense {
-                accounts: self.accounts,
-                start_ms,
-                seed: start_ms as u64,
-                ..Dense::default()
-            },
+            dense,
+            accounts: accounts.into_iter().collect(),
             quiet,
         };
         stages.all().await
@@ -141,7 +147,9 @@ impl Stages<'_> {
         let made = |format, sent| Arc::new(Bodies::make(&self.dense, format, EVENTS_MADE, bench.batch, sent));
         // Accounts, names and files come to be before anything is measured.
         let mut bodies = made(Format::Ndjson, 0);
-        self.post(&bodies, self.bench.length() / 3, None).await?;
+        while bodies.sent() < 2 {
+            self.post(&bodies, bench.length() / 3, None).await?;
+        }
         let mut formats = Vec::new();
         for format in Format::ALL {
             self.say(format.name());
@@ -151,7 +159,7 @@ impl Stages<'_> {
         }
         let bodies = made(Format::Ndjson, bodies.sent());
         self.say("reads, idle");
-        let idle = read(self.address, bench.accounts)?;
+        let idle = read(self.address, &self.accounts)?;
         tokio::time::sleep(bench.length() / 2).await;
         let idle = idle.stop()?;
         let mut busy = Vec::new();
@@ -205,7 +213,7 @@ impl Stages<'_> {
     /// Reads while all that can be is posted.
     async fn busy(&self, bodies: &Arc<Bodies>) -> Result<Rest, CliError> {
         let before = answered(self.address)?;
-        let reading = read(self.address, self.bench.accounts)?;
+        let reading = read(self.address, &self.accounts)?;
         let posted = self.post(bodies, self.bench.length(), None).await?;
         let times: Times = reading.stop()?;
         let after = answered(self.address)?;
@@ -227,7 +235,7 @@ impl Stages<'_> {
     }
 
     async fn watched(&self, bodies: &Arc<Bodies>) -> Result<Watched, CliError> {
-        let watching = Watching::start(self.address, self.bench.watchers, self.bench.accounts).await?;
+        let watching = Watching::start(self.address, self.bench.watchers, &self.accounts).await?;
         let before = watching.messages();
         let watched = self.unwatched(bodies).await?;
         Ok(Watched {

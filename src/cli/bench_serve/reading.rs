@@ -98,11 +98,13 @@ impl Going {
 }
 
 /// Reads usage of drawn accounts, one after another.
-pub fn read(address: SocketAddr, accounts: u64) -> Result<Going, CliError> {
+pub fn read(address: SocketAddr, accounts: &Arc<[u64]>) -> Result<Going, CliError> {
     let mut client = Blocking::connect(address)?;
     let mut draw = Seed::new(11);
+    let accounts = Arc::clone(accounts);
     Ok(Going::start(move |_| {
-        let path = format!("/v1/accounts/{}/usage", account_id(draw.below(accounts)));
+        let drawn = draw.below(accounts.len() as u64) as usize;
+        let path = format!("/v1/accounts/{}/usage", account_id(accounts[drawn]));
         let sent = Instant::now();
         client.ask("GET", &path, "")?;
         Ok(sent.elapsed())

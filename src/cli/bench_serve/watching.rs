@@ -52,16 +52,17 @@ async fn follow(
 
 impl Watching {
     /// Follows the streams of so many accounts. Returns when each has had its first totals.
-    pub async fn start(address: SocketAddr, watchers: usize, accounts: u64) -> Result<Self, CliError> {
+    pub async fn start(address: SocketAddr, watchers: usize, accounts: &Arc<[u64]>) -> Result<Self, CliError> {
         let (seen, mut first) = tokio::sync::mpsc::channel(watchers.max(1));
         let messages = Arc::new(AtomicU64::new(0));
         let end = CancellationToken::new();
         let (counted, told) = (Arc::clone(&messages), end.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let accounts = Arc::clone(accounts);
         let thread = std::thread::spawn(move || {
             for n in 0..watchers {
                 let (seen, messages) = (seen.clone(), Arc::clone(&counted));
-                let path = format!("/v1/accounts/{}/usage/stream", account_id(n as u64 % accounts));
+                let path = format!("/v1/accounts/{}/usage/stream", account_id(accounts[n % accounts.len()]));
                 runtime.spawn(async move {
                     if let Err(cause) = follow(address, &path, &messages, &seen).await {
                         let _ = seen.send(Err(cause)).await;

@@ -29,7 +29,7 @@ use crate::log::{Batch, LogError};
 use crate::wire::record::{Forwarded, Headers, Kind};
 
 /// Bytes in a basket at which the poll thread waits for its fold. Three such buffers go round for every partition.
-const BASKET_BYTES: usize = 2 << 20;
+const BASKET_BYTES: usize = 1 << 20;
 
 /// How long the poll thread waits for a full basket before it pauses the partition: long enough for a fold that only lacks a
 /// processor, since what the client has fetched of a partition that is paused is thrown away and fetched again.
