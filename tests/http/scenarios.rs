@@ -286,6 +286,7 @@ fn statement_of(output: &Value) -> Body {
                     service: string(line, "service"),
                     quantity: string(line, "quantity"),
                     amount: string(line, "amount"),
+                    error: string(line, "error"),
                     original_period: string(line, "original_period"),
                     ..pb::StatementLine::default()
                 })
@@ -298,6 +299,7 @@ fn statement_of(output: &Value) -> Body {
             account_id: string(notice, "account"),
             period: string(notice, "period"),
             amount: string(notice, "amount"),
+            error: string(notice, "error"),
             usage: sums(&notice["usage"]),
             ..pb::AdjustmentNoticed::default()
         });
