@@ -15,10 +15,9 @@ pub type Adjustment = (Month, Currency, Vec<String>, AdjustmentLine);
 pub fn running<'a>(
     standing: Standing,
     profile: &Profile,
-    periods: &'a [(Period, bool)],
+    stored: impl IntoIterator<Item = &'a Period>,
 ) -> (Month, Option<&'a Period>) {
     let now = standing.clock.unwrap_or_default();
-    let stored = periods.iter().map(|(period, _)| period);
     match stored.into_iter().find(|p| p.from <= now && now < p.until) {
         Some(period) => (period.month, Some(period)),
         None => (Month::of(now, profile.zone), None),

@@ -236,8 +236,11 @@ impl Adding {
         }
         for (currency, amount) in part.amounts {
             let amount: Decimal = amount.parse().map_err(|_| unreadable(&amount))?;
-            let sum = self.amounts.entry(currency).or_insert(Some(Decimal::ZERO));
-            *sum = sum.filter(|_| amount != OVERFLOWED).and_then(|s| s.checked_add(amount));
+            let sum = self.amounts.entry(currency.clone()).or_default();
+            let amount = Some(amount).filter(|a| *a != OVERFLOWED);
+            *sum = amount
+                .and_then(|a| sum.checked_add(a))
+                .ok_or_else(|| too_large(&currency))?;
         }
         body.partitions.push(part.row);
         Ok(())

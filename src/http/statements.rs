@@ -350,7 +350,7 @@ pub async fn statements(
     let of = account.clone();
     let found = read(move || live.periods(&of)).await?;
     let (standing, profile, periods) = found.ok_or_else(|| Problem::account_unknown(&account))?;
-    let (_, running) = months::running(standing, &profile, &periods);
+    let (_, running) = months::running(standing, &profile, periods.iter().map(|p| &p.0));
     let body = PeriodsBody {
         account,
         time_zone: profile.zone.name().to_owned(),

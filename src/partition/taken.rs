@@ -184,6 +184,11 @@ impl Taken {
         self.periods.iter().rfind(|p| p.month == month)
     }
 
+    /// Its stored periods, oldest first.
+    pub fn stored(&self) -> &[Period] {
+        &self.periods
+    }
+
     /// Zone and currency of periods that aren't stored yet.
     pub fn profile(&self) -> Profile {
         self.words.profile(self.profile)

@@ -203,7 +203,7 @@ pub fn of_taken(live: &Live, taken: &Taken, rows: &mut Rows<'_>, month: Option<M
         return Ok(Found::Bill(Box::new(Bill::of(&taken.id, statement, &usage))));
     }
     let (standing, profile) = (taken.standing, taken.profile());
-    let (running, _) = months::running(standing, &profile, &taken.periods());
+    let (running, _) = months::running(standing, &profile, taken.stored());
     if month.is_some_and(|m| m != running) {
         return Ok(Found::NoPeriod);
     }

@@ -242,7 +242,7 @@ fn shown(live: &Live, account: &str, wanted: Option<Month>) -> Result<Result<Sho
     let Some((standing, profile, periods)) = live.periods(account)? else {
         return Ok(Err(Problem::account_unknown(account)));
     };
-    let (running, _) = months::running(standing, &profile, &periods);
+    let (running, _) = months::running(standing, &profile, periods.iter().map(|p| &p.0));
     let month = wanted.unwrap_or(running);
     let bill = match bill::read(live, account, wanted.filter(|m| *m != running))? {
         Found::Bill(bill) => bill,
