@@ -49,8 +49,8 @@ fn events(call: u64) -> [pb::CallEvent; 2] {
 /// Bytes of memory per open call, tables and all.
 pub(super) fn memory_bytes_per_call() -> Result<f64, CliError> {
     let mut machine = Machine::new(0, 1, Source::Append, START_MS);
-    let mut offset = machine.position.next_offset;
-    for event in (0..CALLS).flat_map(events) {
+    let first = machine.position.next_offset;
+    for (offset, event) in (first..).zip((0..CALLS).flat_map(events)) {
         let bytes = event.encode_to_vec();
         let mut scratch = Vec::new();
         machine.advance(&Record {
@@ -60,7 +60,6 @@ pub(super) fn memory_bytes_per_call() -> Result<f64, CliError> {
             headers: Headers::default(),
             input: decode(Kind::Event, &bytes, &mut scratch),
         });
-        offset += 1;
     }
     if machine.calls.open() != CALLS {
         let what = format!("{} calls are open of {CALLS}", machine.calls.open());
