@@ -37,6 +37,9 @@ const TRANSACTION_BYTES: usize = 8 << 20;
 /// How long a transaction's parts may take before its producer is given up.
 const TRANSACTION_WAIT: Duration = Duration::from_secs(25);
 
+/// How long one wait for the coordinator is.
+const FENCE_WAIT: Duration = Duration::from_millis(50);
+
 /// How long one wait for reports is.
 const REPORT_WAIT: Duration = Duration::from_millis(5);
 
@@ -162,9 +165,7 @@ impl Emitter {
             .fetch_metadata(Some(&events), ASK_TIMEOUT)
             .map_err(|e| kafka("making an output producer", &e))?;
         let client_ms = phases.next();
-        producer
-            .init_transactions(TRANSACTION_WAIT)
-            .map_err(|e| ended(partition, "taking over its transactions", &e))?;
+        fence(&producer).map_err(|e| ended(partition, "taking over its transactions", &e))?;
         let fence_ms = phases.next();
         let mut emitter = Self {
             partition,
@@ -384,6 +385,19 @@ impl Emitter {
             .map_err(|e| fail("committing outputs", &e))?;
         self.tails = tails;
         Ok(())
+    }
+}
+
+/// Step 1, its second half. A client that meets its coordinator not connected yet asks it again half a second later, or as soon as
+/// it is told to go on: so it is told so soon.
+fn fence(producer: &BaseProducer<Context>) -> Result<(), KafkaError> {
+    let until = Instant::now() + TRANSACTION_WAIT;
+    loop {
+        match producer.init_transactions(FENCE_WAIT) {
+            Err(KafkaError::Transaction(e))
+                if e.code() == RDKafkaErrorCode::OperationTimedOut && e.is_retriable() && Instant::now() < until => {}
+            result => return result,
+        }
     }
 }
 
