@@ -11,7 +11,7 @@ use super::output::Topic;
 use super::rating::{LineKey as PriceKey, Owed, UnpricedKey};
 use super::usage::LineKey;
 use crate::model::Ms;
-use crate::model::money::{Currency, decimal_string};
+use crate::model::money::{Currency, decimal_string, exact_sum};
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::period::Month;
 use crate::model::quantity::Quantity;
@@ -149,7 +149,7 @@ impl Machine {
         // stated between being changed and being changed back.
         let owed = self.owed(account, month);
         let owed_amount = owed.amount();
-        let more = owed_amount.and_then(|now| now.checked_sub(adjustment.noticed));
+        let more = owed_amount.and_then(|now| exact_sum(now, -adjustment.noticed));
         let unnoticed = more.is_some_and(|m| !m.is_zero()) || (!owed.is_nothing() && adjustment.unstated.is_empty());
         if !usage.is_empty() || !counts.is_empty() || named || unnoticed {
             if let (Some(now), Some(_)) = (owed_amount, more) {
@@ -266,7 +266,7 @@ impl Machine {
                 so_far.0.0 = so_far.0.0.saturating_add(line.quantity.0);
                 let total = totals.entry(currency).or_default();
                 let amount = line.amount.and_then(|amount| {
-                    (so_far.1, *total) = (so_far.1.checked_add(amount)?, total.checked_add(amount)?);
+                    (so_far.1, *total) = (exact_sum(so_far.1, amount)?, exact_sum(*total, amount)?);
                     Some(amount)
                 });
                 let said = pb::StatementLine {

@@ -13,7 +13,7 @@ use super::output::Topic;
 use super::rating::{self, LineKey as PriceKey, Rated};
 use super::usage::{Bucket, LineKey};
 use crate::model::Ms;
-use crate::model::money::{Currency, decimal_string};
+use crate::model::money::{Currency, decimal_string, exact_sum};
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::period::{self, Month};
 use crate::model::quantity::Quantity;
@@ -36,7 +36,7 @@ pub(super) const OVERFLOW: &str = "overflow: the amount can't be expressed; spli
 /// A tally's sum with one more amount.
 fn added(sum: Decimal, amount: Decimal) -> Decimal {
     let sum = Some(sum).filter(|s| *s != OVERFLOWED);
-    sum.and_then(|s| s.checked_add(amount)).unwrap_or(OVERFLOWED)
+    sum.and_then(|s| exact_sum(s, amount)).unwrap_or(OVERFLOWED)
 }
 
 /// Stands for every account in a hold.

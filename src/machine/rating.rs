@@ -8,7 +8,7 @@ use super::accounts::Profile;
 use super::names::{Naming, ShapeId};
 use super::usage::Bucket;
 use crate::model::Ms;
-use crate::model::money::Currency;
+use crate::model::money::{Currency, exact_sum};
 use crate::model::outcome::Class;
 use crate::model::period::{self, Day};
 use crate::model::quantity::Quantity;
@@ -97,7 +97,7 @@ impl Owed {
     /// Sum of the lines; `None` if it, or one of them, can't be expressed.
     pub fn amount(&self) -> Option<Decimal> {
         let mut amounts = self.lines.iter().map(|l| l.amount);
-        amounts.try_fold(Decimal::ZERO, |sum, amount| sum.checked_add(amount?))
+        amounts.try_fold(Decimal::ZERO, |sum, amount| exact_sum(sum, amount?))
     }
 }
 
@@ -193,7 +193,7 @@ pub fn rate(usage: Vec<DayUsage<'_>>, cards: CardsView<'_>, currency: Currency) 
         let exact = amount_of(quantity, key.unit_price, key.per);
         let amount = exact.map(|a| currency.round_half_even(a));
         // A line that would overflow the total carries the error, as one that overflows by itself.
-        let total = amount.and_then(|a| rated.total.checked_add(a));
+        let total = amount.and_then(|a| exact_sum(rated.total, a));
         if let Some(total) = total {
             rated.total = total;
         }
@@ -285,7 +285,7 @@ pub fn difference(rated: &Rated, stated: &BTreeMap<LineKey, (Quantity, Decimal)>
     for line in &rated.lines {
         let (quantity, amount) = owed.entry(&line.key).or_insert((Quantity(0), Some(Decimal::ZERO)));
         quantity.0 = quantity.0.saturating_add(line.quantity.0);
-        *amount = amount.zip(line.amount).and_then(|(less, now)| less.checked_add(now));
+        *amount = amount.zip(line.amount).and_then(|(less, now)| exact_sum(less, now));
     }
     // An amount that can't be expressed is told once, with the quantity that led to it.
     owed.into_iter()

@@ -69,9 +69,36 @@ pub fn decimal_string(amount: Decimal) -> String {
     }
 }
 
+/// The sum, if it can be expressed to the last digit: `Decimal` rounds where 96 bits don't hold both.
+pub fn exact_sum(a: Decimal, b: Decimal) -> Option<Decimal> {
+    let sum = a.checked_add(b)?;
+    (sum.checked_sub(a) == Some(b) && sum.checked_sub(b) == Some(a)).then_some(sum)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sum_is_exact_or_there_is_none() {
+        let sum = |a: &str, b: &str| {
+            let (a, b) = (a.parse().unwrap_or_default(), b.parse().unwrap_or_default());
+            exact_sum(a, b).map(decimal_string)
+        };
+        assert_eq!(sum("1.10", "-0.1").as_deref(), Some("1"));
+        assert_eq!(sum("0", "0.05").as_deref(), Some("0.05"));
+        assert_eq!(sum("-3", "3").as_deref(), Some("0"));
+        assert_eq!(
+            sum("70000000000000000000000000000", "1").as_deref(),
+            Some("70000000000000000000000000001")
+        );
+        assert_eq!(sum("70000000000000000000000000000", "0.01"), None);
+        assert_eq!(sum("0.01", "70000000000000000000000000000"), None);
+        assert_eq!(
+            sum("70000000000000000000000000000", "70000000000000000000000000000"),
+            None
+        );
+    }
 
     #[test]
     fn amounts_round_half_even_to_the_minor_unit() {
