@@ -412,8 +412,9 @@ mod tests {
     #[test]
     fn a_sum_that_cannot_be_expressed_is_said_and_not_left_out() {
         let mut adding = Adding::new(Month(0));
-        adding.add(part(Decimal::MAX, i128::MAX)).unwrap();
-        let refused = adding.add(part(Decimal::ONE, 0)).unwrap_err();
+        let largest = OVERFLOWED - Decimal::ONE;
+        adding.add(part(largest, i128::MAX)).unwrap();
+        let refused = adding.add(part(largest, 0)).unwrap_err();
         assert!(refused.detail.contains("USD"), "{}", refused.detail);
         let refused = adding.add(part(Decimal::ZERO, 1)).unwrap_err();
         assert!(refused.detail.contains("requests"), "{}", refused.detail);

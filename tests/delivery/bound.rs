@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Step of the model, file of the crate, and what is there.
-const BOUND: [(&str, &str, &str); 16] = [
+const BOUND: [(&str, &str, &str); 17] = [
     ("Learn, HandOver, Expire", "log/kafka/group.rs", "fn rebalance("),
     ("Learn: history", "partition/open.rs", "fn check("),
     ("Ask", "log/kafka/group.rs", "fn confirm("),
@@ -11,11 +11,11 @@ const BOUND: [(&str, &str, &str); 16] = [
     ("Barrier, Abort", "log/kafka/emitter.rs", "fn barrier("),
     ("Tail", "log/kafka/emitter.rs", "fn read_tails("),
     ("Tail: no answer is no answer", "log/kafka/reader.rs", "fn read("),
-    ("Tail, then compare", "partition/worker.rs", "fn compare("),
+    ("Tail, then compare", "partition/commit.rs", "fn compare("),
     (
         "Fold: written at once, compared before",
-        "partition/worker.rs",
-        "fn commit(",
+        "partition/commit.rs",
+        "fn begin_commit(",
     ),
     ("Fold: another leader", "partition/worker.rs", "fn check_leader("),
     (
@@ -26,6 +26,7 @@ const BOUND: [(&str, &str, &str); 16] = [
     ("CatchUp to Emit", "partition/worker.rs", "fn reach_tails("),
     ("AtEnd", "partition/worker.rs", "fn check_tails("),
     ("Produce, Commit", "log/kafka/emitter.rs", "fn transaction("),
+    ("Produce: beside the fold", "partition/courier.rs", "fn carry("),
     ("Prune", "partition/worker.rs", "fn sent("),
     ("Fail, and all that leads to Ask", "partition/owned.rs", "fn take_over("),
 ];
