@@ -92,6 +92,9 @@ pub struct AdjustmentNotice {
     pub reasons: BTreeMap<String, String>,
     /// What the period owes more or less than all stated and noticed before.
     pub amount: String,
+    /// Set instead of an amount.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub error: String,
     /// A full hour of the log's clock.
     pub noticed_at: String,
     /// The first calls that caused it.
@@ -111,6 +114,7 @@ impl From<AdjustmentRow> for AdjustmentNotice {
             usage: row.usage,
             reasons: texts(row.reasons),
             amount: row.amount,
+            error: row.error,
             noticed_at: row.noticed_at,
             calls: row.calls,
             sequence: row.sequence.to_string(),

@@ -71,7 +71,7 @@ pub struct UsageParams {
     #[param(nullable = false, minimum = 1, maximum = 10_000)]
     limit: Option<usize>,
     /// The `next` of the answer before, with all else as it was asked for that.
-    #[param(nullable = false, max_length = 16_384)]
+    #[param(nullable = false)]
     after: Option<String>,
     /// Else by the Accept header.
     #[param(nullable = false, inline)]
