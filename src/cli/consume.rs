@@ -1,6 +1,7 @@
 //! `reckon consume statements`: the reference invoicing consumer. Every statement once, in order, held to its chain; and the
 //! proof that a month is complete.
 
+mod body;
 mod cursor;
 mod proof;
 
@@ -21,11 +22,11 @@ use thiserror::Error;
 use super::CliError;
 use super::source::{Outputs, Source, heard_within};
 use super::terminal::{Table, grouped};
-use crate::http::outputs::{OutputBody, body_of};
 use crate::log::continuity::{Arrival, Continuity, Discontinuity};
 use crate::log::kafka::outputs::{Item, OutputStream};
 use crate::machine::output::{Output, Topic};
 use crate::model::period::Month;
+use body::KeptBody;
 use cursor::{Cursor, CursorFile, Position};
 use proof::{Proof, Report};
 
@@ -190,7 +191,7 @@ struct Row<'a> {
     /// As in header `reckon-id`: the same wherever and whenever it is read.
     id: String,
     #[serde(flatten)]
-    body: &'a OutputBody,
+    body: &'a KeptBody,
 }
 
 /// Where rows go.
@@ -274,15 +275,15 @@ impl Consumer {
         let taken = continuity.take(partition, output).map_err(ConsumeError::from)?;
         let position = Position::at(next_offset, continuity.tail());
         if taken == Arrival::New {
-            let body = body_of(output).map_err(|cause| ConsumeError::Undecodable {
+            let body = KeptBody::of(output).map_err(|cause| ConsumeError::Undecodable {
                 partition,
                 sequence: output.sequence,
                 cause,
             })?;
             match &body {
-                OutputBody::PeriodClosed(_) => self.counts.statements += 1,
-                OutputBody::AdjustmentNoticed(_) => self.counts.notices += 1,
-                OutputBody::PeriodControl(_) => self.counts.controls += 1,
+                KeptBody::PeriodClosed(_) => self.counts.statements += 1,
+                KeptBody::AdjustmentNoticed(_) => self.counts.notices += 1,
+                KeptBody::PeriodControl(_) => self.counts.controls += 1,
                 _ => self.counts.unknown += 1,
             }
             let mut row = serde_json::to_string(&Row {

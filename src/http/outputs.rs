@@ -129,7 +129,7 @@ pub struct OutputsBody {
 }
 
 /// An output as JSON says it.
-pub fn body_of(output: &Output) -> Result<OutputBody, prost::DecodeError> {
+fn body_of(output: &Output) -> Result<OutputBody, prost::DecodeError> {
     use prost::Message;
     let (sequence, bytes) = (output.sequence, output.body.as_slice());
     Ok(match output.topic {
