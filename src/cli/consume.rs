@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use prost::DecodeError;
+use prost::{DecodeError, Message};
 use serde::Serialize;
 use serde_json::json;
 use thiserror::Error;
@@ -21,11 +21,12 @@ use thiserror::Error;
 use super::CliError;
 use super::source::{Outputs, Source, heard_within};
 use super::terminal::{Table, grouped};
-use crate::http::outputs::{OutputBody, body_of};
 use crate::log::continuity::{Arrival, Continuity, Discontinuity};
 use crate::log::kafka::outputs::{Item, OutputStream};
 use crate::machine::output::{Output, Topic};
 use crate::model::period::Month;
+use crate::partition::rows::{AdjustmentRow, ControlRow, StatementRow};
+use crate::wire::pb;
 use cursor::{Cursor, CursorFile, Position};
 use proof::{Proof, Report};
 
@@ -190,7 +191,33 @@ struct Row<'a> {
     /// As in header `reckon-id`: the same wherever and whenever it is read.
     id: String,
     #[serde(flatten)]
-    body: &'a OutputBody,
+    body: &'a RowBody,
+}
+
+/// What a row says: as `reckon export` says it, but a statement that has pages in its pages.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum RowBody {
+    PeriodClosed(Box<StatementRow>),
+    AdjustmentNoticed(Box<AdjustmentRow>),
+    PeriodControl(Box<ControlRow>),
+    /// Of a newer version.
+    Unreadable(&'static str),
+}
+
+impl RowBody {
+    fn of(output: &Output) -> Result<Self, DecodeError> {
+        use pb::statement_record::Body;
+        let sequence = output.sequence;
+        Ok(match pb::StatementRecord::decode(output.body.as_slice())?.body {
+            Some(Body::PeriodClosed(closed)) => Self::PeriodClosed(Box::new(StatementRow::new(sequence, closed))),
+            Some(Body::AdjustmentNoticed(notice)) => {
+                Self::AdjustmentNoticed(Box::new(AdjustmentRow::new(sequence, notice)))
+            }
+            Some(Body::PeriodControl(control)) => Self::PeriodControl(Box::new(ControlRow::new(sequence, control))),
+            None => Self::Unreadable("a record of a newer version"),
+        })
+    }
 }
 
 /// Where rows go.
@@ -274,16 +301,17 @@ impl Consumer {
         let taken = continuity.take(partition, output).map_err(ConsumeError::from)?;
         let position = Position::at(next_offset, continuity.tail());
         if taken == Arrival::New {
-            let body = body_of(output).map_err(|cause| ConsumeError::Undecodable {
+            let body = RowBody::of(output).map_err(|cause| ConsumeError::Undecodable {
                 partition,
                 sequence: output.sequence,
                 cause,
             })?;
             match &body {
-                OutputBody::PeriodClosed(_) => self.counts.statements += 1,
-                OutputBody::AdjustmentNoticed(_) => self.counts.notices += 1,
-                OutputBody::PeriodControl(_) => self.counts.controls += 1,
-                _ => self.counts.unknown += 1,
+                // Counted with its first page.
+                RowBody::PeriodClosed(page) => self.counts.statements += u64::from(page.page.is_none_or(|n| n == 1)),
+                RowBody::AdjustmentNoticed(_) => self.counts.notices += 1,
+                RowBody::PeriodControl(_) => self.counts.controls += 1,
+                RowBody::Unreadable(_) => self.counts.unknown += 1,
             }
             let mut row = serde_json::to_string(&Row {
                 partition,

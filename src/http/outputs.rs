@@ -98,7 +98,7 @@ pub struct OutputRow {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OutputBody {
-    /// A closed statement.
+    /// A closed statement, or a page of one that is too large for a record.
     PeriodClosed(Box<ClosedStatement>),
     /// A change of a closed period.
     AdjustmentNoticed(Box<AdjustmentNotice>),
@@ -129,7 +129,7 @@ pub struct OutputsBody {
 }
 
 /// An output as JSON says it.
-pub fn body_of(output: &Output) -> Result<OutputBody, prost::DecodeError> {
+fn body_of(output: &Output) -> Result<OutputBody, prost::DecodeError> {
     use prost::Message;
     let (sequence, bytes) = (output.sequence, output.body.as_slice());
     Ok(match output.topic {
