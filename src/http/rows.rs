@@ -154,6 +154,9 @@ pub struct MonthControl {
     pub outcomes: BTreeMap<String, String>,
     /// Billed quantities by meter, as frozen.
     pub quantities: BTreeMap<String, String>,
+    /// Meters that a record had no room for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantities_left_out: Option<String>,
     /// By currency.
     pub amounts: BTreeMap<String, String>,
     /// Of the month's statements; 0: there is none.
@@ -179,6 +182,7 @@ impl From<ControlRow> for MonthControl {
             accounts: row.accounts.to_string(),
             outcomes: texts(row.outcomes),
             quantities: row.quantities,
+            quantities_left_out: row.quantities_left_out.map(|meters| meters.to_string()),
             amounts: row.amounts,
             first_sequence: row.first_sequence.to_string(),
             last_sequence: row.last_sequence.to_string(),

@@ -402,6 +402,8 @@ impl Machine {
         }
         self.controls = Some((first, next));
         let quantities: Vec<(Sym, i128)> = tally.quantities.iter().map(|(&m, &n)| (m, n)).collect();
+        let mut quantities = self.meter_quantities(&quantities);
+        let quantities_left_out = paging::cut(&mut quantities);
         let control = pb::PeriodControl {
             period: month.to_string(),
             partition: self.partition,
@@ -412,7 +414,8 @@ impl Machine {
                 .iter()
                 .map(|(o, &count)| outcome_count(o.as_str(), count.unsigned_abs()))
                 .collect(),
-            quantities: self.meter_quantities(&quantities),
+            quantities,
+            quantities_left_out,
             amounts: tally
                 .amounts
                 .iter()

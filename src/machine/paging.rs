@@ -19,8 +19,9 @@ const CONTINUED_BYTES: usize = 16;
 /// The same of a page: its numbers, the record around it, its sequence on Kafka, and an entry of `continued` begun at its end.
 const FRAME_BYTES: usize = 96;
 
-/// Bytes of a notice beside its usage: ids, ten calls and a count for each reason are a fraction of it.
-const NOTICE_BYTES: usize = 16 * 1024;
+/// Bytes at most of a notice beside its usage (ids, ten calls, a count for each reason), and of a month's control record beside
+/// its quantities (an amount for each currency).
+const BESIDE_BYTES: usize = 32 * 1024;
 
 /// Bytes that a message has in a repeated field.
 fn bytes_of(message: &impl Message) -> usize {
@@ -134,17 +135,17 @@ pub fn split(mut statement: pb::PeriodClosed) -> Vec<pb::PeriodClosed> {
     pages.end()
 }
 
-/// Cuts a notice's usage to what a record holds. How many rows are left out: a notice announces, the next statement's lines
-/// have all of it.
-pub fn cut(usage: &mut Vec<pb::UsageRow>) -> u32 {
-    let mut bytes = NOTICE_BYTES;
-    let over = usage.iter().position(|row| {
+/// Cuts a notice's usage, or the quantities of a month's control record, to what a record holds. How many rows are left out: the
+/// next statement's lines have all that a notice announces, and the month's statements all that its control record sums up.
+pub fn cut(rows: &mut Vec<impl Message>) -> u32 {
+    let mut bytes = BESIDE_BYTES;
+    let over = rows.iter().position(|row| {
         bytes += bytes_of(row);
         bytes > PAGE_BYTES_MAX
     });
-    let kept = over.unwrap_or(usage.len());
-    let left_out = usage.len() - kept;
-    usage.truncate(kept);
+    let kept = over.unwrap_or(rows.len());
+    let left_out = rows.len() - kept;
+    rows.truncate(kept);
     left_out as u32
 }
 
@@ -316,7 +317,7 @@ mod tests {
         assert!(left_out > 0);
         assert_eq!(usage.len() + left_out as usize, 3_000);
         let bytes: usize = usage.iter().map(bytes_of).sum();
-        assert!(bytes <= PAGE_BYTES_MAX - NOTICE_BYTES && bytes > PAGE_BYTES_MAX / 2);
+        assert!(bytes <= PAGE_BYTES_MAX - BESIDE_BYTES && bytes > PAGE_BYTES_MAX / 2);
         let mut few = vec![row(1)];
         assert_eq!((cut(&mut few), few.len()), (0, 1));
     }

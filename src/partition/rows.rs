@@ -382,6 +382,9 @@ pub struct ControlRow {
     pub outcomes: BTreeMap<String, u64>,
     /// Billed quantities by meter, as frozen.
     pub quantities: BTreeMap<String, String>,
+    /// Meters that a record had no room for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantities_left_out: Option<u32>,
     /// By currency.
     pub amounts: BTreeMap<String, String>,
     /// Of the month's statements.
@@ -404,6 +407,7 @@ impl ControlRow {
             accounts: control.accounts,
             outcomes: counts(control.outcomes),
             quantities: control.quantities.into_iter().map(|q| (q.meter, q.quantity)).collect(),
+            quantities_left_out: Some(control.quantities_left_out).filter(|meters| *meters > 0),
             amounts: control.amounts.into_iter().map(|a| (a.currency, a.amount)).collect(),
             first_sequence: control.first_sequence,
             last_sequence: control.last_sequence,

@@ -176,7 +176,10 @@ fn a_statement_larger_than_a_record_comes_in_pages() {
     let (_, october) = &stated.statements["2026-10"];
     assert!(stated.pages["2026-10"] > 1);
     assert_eq!(october.lines.len(), LATE * METERS.len());
-    assert_eq!((october.total.as_str(), sum(&october.lines)), ("1680", Decimal::from(1_680)));
+    assert_eq!(
+        (october.total.as_str(), sum(&october.lines)),
+        ("1680", Decimal::from(1_680))
+    );
     let names_it = |l: &pb::StatementLine| l.original_period == "2026-09" && l.notices == [notice.id.clone()];
     assert!(october.lines.iter().all(names_it));
     assert_eq!(stated.controls["2026-10"].accounts, 1);

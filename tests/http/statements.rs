@@ -149,8 +149,10 @@ fn many_products(products: usize) -> String {
     let mut text = String::new();
     let mut line = |value: Value| writeln!(text, "{value}").expect("a line");
     line(json!({"tick": "2026-09-01T00:00:00Z"}));
-    line(json!({"control": {"id": "card", "rate_card": {"effective_from": "2026-09-01T00:00:00Z",
-        "prices": [price("output_tokens"), price("requests")]}}}));
+    line(
+        json!({"control": {"id": "card", "rate_card": {"effective_from": "2026-09-01T00:00:00Z",
+        "prices": [price("output_tokens"), price("requests")]}}}),
+    );
     line(json!({"tick": "2026-09-10T12:00:00Z"}));
     for n in 0..products {
         let product = format!("{n:05}-{}", "p".repeat(110));
@@ -201,7 +203,10 @@ fn a_statement_of_many_pages_is_read_whole() {
     assert_eq!(pages(&served), Vec::<Value>::new(), "nothing is out");
     let closed = &held["closed"];
     let len = |value: &Value| value.as_array().map_or(0, Vec::len);
-    assert_eq!((len(&closed["usage"]), len(&closed["lines"])), (2 * PRODUCTS, 2 * PRODUCTS));
+    assert_eq!(
+        (len(&closed["usage"]), len(&closed["lines"])),
+        (2 * PRODUCTS, 2 * PRODUCTS)
+    );
     assert_eq!((text(closed, "total"), closed.get("page")), ("120", None));
     assert!(served.stop().success());
 
@@ -212,7 +217,10 @@ fn a_statement_of_many_pages_is_read_whole() {
     let pages = pages(&served);
     assert!(pages.len() > 3, "{} pages", pages.len());
     for (page, number) in pages.iter().zip(1u64..) {
-        assert_eq!((page["page"].as_u64(), page["pages"].as_u64()), (Some(number), Some(pages.len() as u64)));
+        assert_eq!(
+            (page["page"].as_u64(), page["pages"].as_u64()),
+            (Some(number), Some(pages.len() as u64))
+        );
         assert_eq!(text(page, "total"), if number == 1 { "120" } else { "" });
     }
     let of = |name: &str| -> Vec<Value> {
