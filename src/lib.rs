@@ -54,9 +54,10 @@
 //! ([`log::kafka`]), a thread each folds them ([`partition::sharing`]). An owner takes its partition over: it asks the group, fences
 //! older owners, writes a barrier and reads past it what was delivered ([`log::kafka::emitter`]); meanwhile it opens the store and
 //! folds in memory alone. What is decided up to what was delivered is compared before it is written, and nothing goes out before
-//! the store has reached it. The operator's records are
-//! signed ([`wire::signature`], [`machine::authority`]), misplaced events are forwarded ([`machine::forward`]). A read of an account
-//! that another instance owns is handed to that one.
+//! the store has reached it. What is committed is taken to the log beside the fold (`partition::courier`), one transaction after
+//! the other: nobody who folds waits for the brokers. As many partitions are folded at a time as there are cores
+//! (`partition::turns`). The operator's records are signed ([`wire::signature`], [`machine::authority`]), misplaced events are
+//! forwarded ([`machine::forward`]). A read of an account that another instance owns is handed to that one.
 //!
 //! *A read's way.* The fold holds the partition's lock for half a millisecond at a time. A read takes, under that lock, copies of
 //! what memory holds of one account ([`partition::taken`]); if the fold is at work, the fold does it for the reader between two

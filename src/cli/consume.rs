@@ -1,6 +1,7 @@
 //! `reckon consume statements`: the reference invoicing consumer. Every statement once, in order, held to its chain; and the
 //! proof that a month is complete.
 
+mod body;
 mod cursor;
 mod proof;
 
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use prost::{DecodeError, Message};
+use prost::DecodeError;
 use serde::Serialize;
 use serde_json::json;
 use thiserror::Error;
@@ -25,8 +26,7 @@ use crate::log::continuity::{Arrival, Continuity, Discontinuity};
 use crate::log::kafka::outputs::{Item, OutputStream};
 use crate::machine::output::{Output, Topic};
 use crate::model::period::Month;
-use crate::partition::rows::{AdjustmentRow, ControlRow, StatementRow};
-use crate::wire::pb;
+use body::KeptBody;
 use cursor::{Cursor, CursorFile, Position};
 use proof::{Proof, Report};
 
@@ -191,33 +191,7 @@ struct Row<'a> {
     /// As in header `reckon-id`: the same wherever and whenever it is read.
     id: String,
     #[serde(flatten)]
-    body: &'a RowBody,
-}
-
-/// What a row says: as `reckon export` says it, but a statement that has pages in its pages.
-#[derive(Serialize)]
-#[serde(rename_all = "snake_case")]
-enum RowBody {
-    PeriodClosed(Box<StatementRow>),
-    AdjustmentNoticed(Box<AdjustmentRow>),
-    PeriodControl(Box<ControlRow>),
-    /// Of a newer version.
-    Unreadable(&'static str),
-}
-
-impl RowBody {
-    fn of(output: &Output) -> Result<Self, DecodeError> {
-        use pb::statement_record::Body;
-        let sequence = output.sequence;
-        Ok(match pb::StatementRecord::decode(output.body.as_slice())?.body {
-            Some(Body::PeriodClosed(closed)) => Self::PeriodClosed(Box::new(StatementRow::new(sequence, closed))),
-            Some(Body::AdjustmentNoticed(notice)) => {
-                Self::AdjustmentNoticed(Box::new(AdjustmentRow::new(sequence, notice)))
-            }
-            Some(Body::PeriodControl(control)) => Self::PeriodControl(Box::new(ControlRow::new(sequence, control))),
-            None => Self::Unreadable("a record of a newer version"),
-        })
-    }
+    body: &'a KeptBody,
 }
 
 /// Where rows go.
@@ -301,17 +275,17 @@ impl Consumer {
         let taken = continuity.take(partition, output).map_err(ConsumeError::from)?;
         let position = Position::at(next_offset, continuity.tail());
         if taken == Arrival::New {
-            let body = RowBody::of(output).map_err(|cause| ConsumeError::Undecodable {
+            let body = KeptBody::of(output).map_err(|cause| ConsumeError::Undecodable {
                 partition,
                 sequence: output.sequence,
                 cause,
             })?;
             match &body {
-                // Counted with its first page.
-                RowBody::PeriodClosed(page) => self.counts.statements += u64::from(page.page.is_none_or(|n| n == 1)),
-                RowBody::AdjustmentNoticed(_) => self.counts.notices += 1,
-                RowBody::PeriodControl(_) => self.counts.controls += 1,
-                RowBody::Unreadable(_) => self.counts.unknown += 1,
+                // One with pages is counted with its first.
+                KeptBody::PeriodClosed(page) => self.counts.statements += u64::from(page.page.is_none_or(|n| n == 1)),
+                KeptBody::AdjustmentNoticed(_) => self.counts.notices += 1,
+                KeptBody::PeriodControl(_) => self.counts.controls += 1,
+                KeptBody::Unreadable(_) => self.counts.unknown += 1,
             }
             let mut row = serde_json::to_string(&Row {
                 partition,
