@@ -41,8 +41,9 @@
 //! booked, a newer record packed. Blocks are dropped by range when the forget line has passed them.
 //!
 //! *A month's life.* Its bounds are stored when the account first needs it ([`machine::periods`]). It closes at its end plus
-//! close grace ([`machine::close`]): usage is frozen, rated ([`machine::rating`]) and put out as one `PeriodClosed`. What
-//! changes after is noticed at the next full hour and is a line of the next statement ([`machine::adjust`]).
+//! close grace ([`machine::close`]): usage is frozen, rated ([`machine::rating`]) and put out as one `PeriodClosed`, or
+//! in pages if a record doesn't hold it ([`machine::paging`]): whoever reads a statement puts them together. What changes after is
+//! noticed at the next full hour and is a line of the next statement ([`machine::adjust`]).
 //!
 //! *An event's way through the service.* A handler of [`http`] reads the body as it comes, decodes each event once to refuse what
 //! can't be folded, and appends the rest as received in one durable write ([`log::local`] syncs once for all who wait); only

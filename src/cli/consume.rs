@@ -281,10 +281,11 @@ impl Consumer {
                 cause,
             })?;
             match &body {
-                KeptBody::PeriodClosed(_) => self.counts.statements += 1,
+                // One with pages is counted with its first.
+                KeptBody::PeriodClosed(page) => self.counts.statements += u64::from(page.page.is_none_or(|n| n == 1)),
                 KeptBody::AdjustmentNoticed(_) => self.counts.notices += 1,
                 KeptBody::PeriodControl(_) => self.counts.controls += 1,
-                _ => self.counts.unknown += 1,
+                KeptBody::Unreadable(_) => self.counts.unknown += 1,
             }
             let mut row = serde_json::to_string(&Row {
                 partition,

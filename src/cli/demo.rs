@@ -211,8 +211,8 @@ fn statements(host: &Host, month: Month) -> Result<Vec<AdjustmentRow>, CliError>
         "currency",
     ]);
     for partition in &host.partitions {
-        partition.statements(|sequence, record| match record.body {
-            Some(Body::PeriodClosed(s)) if SHOWN.contains(&s.account_id.as_str()) && s.period == month.to_string() => {
+        partition.statements(|sequence, body| match body {
+            Body::PeriodClosed(s) if SHOWN.contains(&s.account_id.as_str()) && s.period == month.to_string() => {
                 let row = StatementRow::new(sequence, s);
                 for line in row.lines.iter().filter(|l| l.amount != "0") {
                     table.row([
@@ -237,7 +237,7 @@ fn statements(host: &Host, month: Month) -> Result<Vec<AdjustmentRow>, CliError>
                 ];
                 table.row(total.into_iter().chain([grouped(&row.total), row.currency]));
             }
-            Some(Body::AdjustmentNoticed(notice)) => notices.push(AdjustmentRow::new(sequence, notice)),
+            Body::AdjustmentNoticed(notice) => notices.push(AdjustmentRow::new(sequence, notice)),
             _ => {}
         })?;
     }

@@ -12,6 +12,7 @@ use super::CliError;
 use super::rejects::account_of;
 use super::source::{Outputs, Source};
 use crate::machine::output::{Topic, calls_of};
+use crate::machine::paging::Joining;
 use crate::model::period::Month;
 use crate::partition::host::Host;
 use crate::partition::read::MonthUsage;
@@ -267,13 +268,15 @@ fn undecodable(partition: u32, sequence: u64, cause: &prost::DecodeError) -> Cli
 }
 
 fn statements(outputs: &Outputs, rows: &mut Rows<'_>, what: What) -> Result<(), CliError> {
+    let mut joining: BTreeMap<u32, Joining> = BTreeMap::new();
     outputs.read(Topic::Statements, |partition, output| {
         let sequence = output.sequence;
         let record = pb::StatementRecord::decode(output.body.as_slice())
             .map_err(|cause| undecodable(partition, sequence, &cause))?;
         match (what, record.body) {
             (What::Statements, Some(Body::PeriodClosed(s))) if rows.wants(&s.account_id, &s.period) => {
-                rows.row(&StatementRow::new(sequence, s))
+                let whole = joining.entry(partition).or_default().take(sequence, s);
+                whole.map_or(Ok(()), |(first, s)| rows.row(&StatementRow::new(first, s)))
             }
             (What::Adjustments, Some(Body::AdjustmentNoticed(a))) if rows.wants(&a.account_id, &a.period) => {
                 rows.row(&AdjustmentRow::new(sequence, a))

@@ -98,7 +98,7 @@ pub struct OutputRow {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OutputBody {
-    /// A closed statement.
+    /// A closed statement, or a page of one that is too large for a record.
     PeriodClosed(Box<ClosedStatement>),
     /// A change of a closed period.
     AdjustmentNoticed(Box<AdjustmentNotice>),

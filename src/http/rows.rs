@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::partition::rows::{AdjustmentRow, ControlRow, Line, RejectRow, StatementRow, Sum};
+use crate::partition::rows::{AdjustmentRow, ContinuedLine, ControlRow, Line, RejectRow, StatementRow, Sum};
 
 fn texts<N: ToString>(counts: BTreeMap<String, N>) -> BTreeMap<String, String> {
     counts.into_iter().map(|(name, n)| (name, n.to_string())).collect()
 }
 
-/// A closed statement.
+/// A closed statement; in an output, of one that is too large for a record, a page.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ClosedStatement {
     /// Who pays.
@@ -47,9 +47,18 @@ pub struct ClosedStatement {
     /// Rate cards up to this version hold.
     #[schema(example = "4")]
     pub control_version: String,
-    /// Gapless in the partition's statements topic.
+    /// Gapless in the partition's statements topic; of a whole statement that has pages, the first one's.
     #[schema(example = "17")]
     pub sequence: String,
+    /// Set on a page, from 1. What is there once (bounds, total, outcomes ...) is on the first; else it is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page: Option<u32>,
+    /// How many pages there are; set on a page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pages: Option<u32>,
+    /// More of lines of this page or earlier ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub continued: Vec<ContinuedLine>,
 }
 
 impl From<StatementRow> for ClosedStatement {
@@ -71,6 +80,9 @@ impl From<StatementRow> for ClosedStatement {
             closed_at: row.closed_at,
             control_version: row.control_version.to_string(),
             sequence: row.sequence.to_string(),
+            page: row.page,
+            pages: row.pages,
+            continued: row.continued,
         }
     }
 }
@@ -88,6 +100,9 @@ pub struct AdjustmentNotice {
     pub currency: String,
     /// Signed differences.
     pub usage: Vec<Sum>,
+    /// Rows of usage that a record had no room for; the amount is of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage_left_out: Option<String>,
     /// Signed differences by reason.
     pub reasons: BTreeMap<String, String>,
     /// What the period owes more or less than all stated and noticed before.
@@ -112,6 +127,7 @@ impl From<AdjustmentRow> for AdjustmentNotice {
             period: row.period,
             currency: row.currency,
             usage: row.usage,
+            usage_left_out: row.usage_left_out.map(|rows| rows.to_string()),
             reasons: texts(row.reasons),
             amount: row.amount,
             error: row.error,
@@ -138,6 +154,9 @@ pub struct MonthControl {
     pub outcomes: BTreeMap<String, String>,
     /// Billed quantities by meter, as frozen.
     pub quantities: BTreeMap<String, String>,
+    /// Meters that a record had no room for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantities_left_out: Option<String>,
     /// By currency.
     pub amounts: BTreeMap<String, String>,
     /// Of the month's statements; 0: there is none.
@@ -163,6 +182,7 @@ impl From<ControlRow> for MonthControl {
             accounts: row.accounts.to_string(),
             outcomes: texts(row.outcomes),
             quantities: row.quantities,
+            quantities_left_out: row.quantities_left_out.map(|meters| meters.to_string()),
             amounts: row.amounts,
             first_sequence: row.first_sequence.to_string(),
             last_sequence: row.last_sequence.to_string(),

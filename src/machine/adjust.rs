@@ -8,6 +8,7 @@ use super::close::OVERFLOW;
 use super::digest::Mark;
 use super::fold::Machine;
 use super::output::Topic;
+use super::paging;
 use super::rating::{LineKey as PriceKey, Owed, UnpricedKey};
 use super::usage::LineKey;
 use crate::model::Ms;
@@ -29,7 +30,7 @@ const CALLS_NAMED_MAX: usize = 10;
 pub struct ClosedPeriod {
     /// Rate cards up to this control version hold for it, as they did for its statement.
     pub cards: u64,
-    /// Sequence of its statement in the statements topic; 0: it has none.
+    /// Sequence of its statement, of the first page, in the statements topic; 0: it has none.
     pub sequence: u64,
     /// Quantity and amount stated by line, over the statement and all adjustment lines since.
     pub stated: BTreeMap<PriceKey, (Quantity, Decimal)>,
@@ -162,12 +163,15 @@ impl Machine {
             reasons.retain(|_, change| *change != 0);
             let id = self.accounts.get(account).map_or("", |a| a.id.as_str());
             let profile = self.profile_of_period(account, month);
+            let mut usage = self.usage_rows(account, month, usage.iter().map(|(&(k, m), &n)| (k, m, n)));
+            let usage_left_out = paging::cut(&mut usage);
             let notice = pb::AdjustmentNoticed {
                 id: notice_id(id, month, due),
                 account_id: id.to_owned(),
                 period: month.to_string(),
                 currency: profile.currency.to_string(),
-                usage: self.usage_rows(account, month, usage.iter().map(|(&(k, m), &n)| (k, m, n))),
+                usage,
+                usage_left_out,
                 outcomes: reasons
                     .iter()
                     .map(|(reason, &change)| pb::OutcomeCountChange {

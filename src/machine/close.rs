@@ -10,6 +10,7 @@ use super::digest::Mark;
 use super::fold::Machine;
 use super::names::Naming;
 use super::output::Topic;
+use super::paging;
 use super::rating::{self, LineKey as PriceKey, Rated};
 use super::usage::{Bucket, LineKey};
 use crate::model::Ms;
@@ -57,9 +58,9 @@ pub struct MonthTally {
     pub quantities: BTreeMap<Sym, i128>,
     /// Totals of the statements; [`OVERFLOWED`] where they can't be added up.
     pub amounts: BTreeMap<Currency, Decimal>,
-    /// Sequence of the first statement; 0 = none.
+    /// Sequence of the first statement's first page; 0 = none.
     pub first_sequence: u64,
-    /// Sequence of the last statement; 0 = none.
+    /// Sequence of the last statement's last page; 0 = none.
     pub last_sequence: u64,
 }
 
@@ -351,6 +352,9 @@ impl Machine {
                 .collect(),
             closed_at: Some(timestamp(now)),
             control_version: cards,
+            page: 0,
+            pages: 0,
+            continued: Vec::new(),
             unpriced: rated.unpriced_rows().into_iter().chain(adjustments.unpriced).collect(),
             other_totals: other_totals
                 .map(|(currency, &amount)| pb::CurrencyAmount {
@@ -360,20 +364,26 @@ impl Machine {
                 })
                 .collect(),
         };
-        let record = pb::StatementRecord {
-            body: Some(pb::statement_record::Body::PeriodClosed(statement)),
-            sequence: 0,
-        };
-        let sequence = self.emit(Topic::Statements, &record);
+        // All pages are put out in this step: they are in one commit, under sequences that follow each other.
+        let mut sequences = Vec::new();
+        for page in paging::split(statement) {
+            let record = pb::StatementRecord {
+                body: Some(pb::statement_record::Body::PeriodClosed(page)),
+                sequence: 0,
+            };
+            sequences.push(self.emit(Topic::Statements, &record));
+        }
+        let first = sequences.first().copied().unwrap_or_default();
+        let last = sequences.last().copied().unwrap_or_default();
         if let Some(closed) = self.closed.get_mut(&(account, month)) {
-            closed.sequence = sequence;
+            closed.sequence = first;
         }
         let tally = self.months.entry(month).or_default();
         tally.statements += 1;
         if tally.first_sequence == 0 {
-            tally.first_sequence = sequence;
+            tally.first_sequence = first;
         }
-        tally.last_sequence = sequence;
+        tally.last_sequence = last;
         for (currency, total) in totals {
             let sum = tally.amounts.entry(currency).or_default();
             *sum = added(*sum, total);
@@ -392,6 +402,8 @@ impl Machine {
         }
         self.controls = Some((first, next));
         let quantities: Vec<(Sym, i128)> = tally.quantities.iter().map(|(&m, &n)| (m, n)).collect();
+        let mut quantities = self.meter_quantities(&quantities);
+        let quantities_left_out = paging::cut(&mut quantities);
         let control = pb::PeriodControl {
             period: month.to_string(),
             partition: self.partition,
@@ -402,7 +414,8 @@ impl Machine {
                 .iter()
                 .map(|(o, &count)| outcome_count(o.as_str(), count.unsigned_abs()))
                 .collect(),
-            quantities: self.meter_quantities(&quantities),
+            quantities,
+            quantities_left_out,
             amounts: tally
                 .amounts
                 .iter()

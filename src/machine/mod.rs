@@ -18,6 +18,7 @@ pub mod forward;
 pub mod names;
 pub mod numbers;
 pub mod output;
+pub mod paging;
 pub mod periods;
 pub mod prefetch;
 pub mod rating;

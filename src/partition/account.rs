@@ -17,6 +17,7 @@ pub use super::usage::{Usage, UsageCursor, UsageOf, UsageQuery, UsageSum, Window
 use crate::machine::accounts::{Period, Profile, Standing as PeriodStanding};
 use crate::machine::adjust::{ClosedPeriod, notice_id};
 use crate::machine::output::Topic;
+use crate::machine::paging::Joining;
 use crate::machine::rating::{self, AdjustmentLine, Rated};
 use crate::machine::usage::Bucket;
 use crate::machine::verdict;
@@ -37,7 +38,7 @@ const LINES_AT_ONCE: usize = 2_000;
 pub enum Statement {
     /// Closed: what was put out.
     Closed {
-        /// Its place in the statements output; 0 if nothing was stated.
+        /// Its place, of its first page, in the statements output; 0 if nothing was stated.
         sequence: u64,
         /// As put out; absent if nothing was stated.
         statement: Option<Box<pb::PeriodClosed>>,
@@ -151,17 +152,38 @@ impl Taken {
         }))
     }
 
-    /// A closed statement as it was put out: from memory, from the outbox, or from the log.
+    /// A closed statement as it was put out, its pages put together.
     fn closed_statement(
+        &self,
+        live: &Live,
+        rows: &mut Rows<'_>,
+        first: u64,
+    ) -> Result<Option<pb::PeriodClosed>, ReadError> {
+        if first == 0 {
+            return Ok(None);
+        }
+        let (mut sequence, mut joining) = (first, Joining::default());
+        while let Some(page) = self.closed_page(live, rows, sequence)? {
+            let is_last = page.page >= page.pages;
+            if let Some((_, whole)) = joining.take(sequence, page) {
+                return Ok(Some(whole));
+            }
+            if is_last {
+                break;
+            }
+            sequence += 1;
+        }
+        Ok(None)
+    }
+
+    /// A page of it, or all of it if it has none: from memory, from the outbox, or from the log.
+    fn closed_page(
         &self,
         live: &Live,
         rows: &mut Rows<'_>,
         sequence: u64,
     ) -> Result<Option<pb::PeriodClosed>, ReadError> {
-        if sequence == 0 {
-            return Ok(None);
-        }
-        let mut body = self.waiting.clone();
+        let mut body = self.waiting.get(&sequence).cloned();
         if body.is_none() {
             let row = rows.get(&keys::outbox(Topic::Statements as u8, sequence));
             let row = row.map_err(|cause| ReadError::of(cause.into(), live.number))?;

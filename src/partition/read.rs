@@ -8,6 +8,7 @@ use super::PartitionError;
 use super::worker::Partition;
 use crate::machine::calls::{Call, Slot};
 use crate::machine::output::{Output, Topic, calls_of};
+use crate::machine::paging::Joining;
 use crate::machine::usage::{Bucket, BucketKey, Span};
 use crate::machine::verdict::{self, Correction, Verdict};
 use crate::model::Ms;
@@ -18,6 +19,7 @@ use crate::store::bytes::Damaged;
 use crate::store::keys::{self, table};
 use crate::store::values::Stored;
 use crate::wire::pb;
+use crate::wire::pb::statement_record::Body;
 
 /// Outputs read from the log at a time.
 const OUTPUTS_AT_A_TIME: usize = 256;
@@ -202,15 +204,24 @@ impl Partition {
         chunk(&self.machine.outputs.calls)
     }
 
-    /// Every record of the statements topic in order, with its sequence.
-    pub fn statements(&self, mut take: impl FnMut(u64, pb::StatementRecord)) -> Result<(), PartitionError> {
+    /// All that the statements topic says in order, with its sequence; a statement's pages put together, under the first one's.
+    pub fn statements(&self, mut take: impl FnMut(u64, Body)) -> Result<(), PartitionError> {
+        let mut joining = Joining::default();
         self.outputs(Topic::Statements, |output| {
-            let record = prost::Message::decode(output.body.as_slice()).map_err(|_| {
+            let record: pb::StatementRecord = prost::Message::decode(output.body.as_slice()).map_err(|_| {
                 self.rocks.damaged(Damaged {
                     what: "statement record",
                 })
             })?;
-            take(output.sequence, record);
+            match record.body {
+                Some(Body::PeriodClosed(page)) => {
+                    if let Some((sequence, closed)) = joining.take(output.sequence, page) {
+                        take(sequence, Body::PeriodClosed(closed));
+                    }
+                }
+                Some(body) => take(output.sequence, body),
+                None => {}
+            }
             Ok(())
         })
     }

@@ -194,6 +194,15 @@ pub struct Line {
     pub currency: String,
 }
 
+/// More of a line that was announced by more notices than a page holds.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ContinuedLine {
+    /// The line's number among the lines of all pages, from 0.
+    pub line: u32,
+    /// Further ids of the notices that announced it.
+    pub notices: Vec<String>,
+}
+
 impl From<pb::StatementLine> for Line {
     fn from(line: pb::StatementLine) -> Self {
         Self {
@@ -255,12 +264,21 @@ pub struct StatementRow {
     pub closed_at: String,
     /// Rate cards up to this version hold.
     pub control_version: u64,
-    /// Gapless in the partition's statements topic.
+    /// Gapless in the partition's statements topic; exported: of the first page.
     pub sequence: u64,
+    /// Set on a page of a statement that is too large for one record, from 1. What is there once is on the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page: Option<u32>,
+    /// How many pages there are, if there is more than one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pages: Option<u32>,
+    /// More of lines of this page or earlier ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub continued: Vec<ContinuedLine>,
 }
 
 impl StatementRow {
-    /// A statement as a row.
+    /// A statement, or a page of one, as a row.
     pub fn new(sequence: u64, statement: pb::PeriodClosed) -> Self {
         Self {
             account: statement.account_id,
@@ -283,6 +301,17 @@ impl StatementRow {
             closed_at: instant(statement.closed_at),
             control_version: statement.control_version,
             sequence,
+            page: Some(statement.page).filter(|page| *page > 0),
+            pages: Some(statement.pages).filter(|pages| *pages > 0),
+            continued: statement
+                .continued
+                .into_iter()
+                .filter(|more| !more.notices.is_empty())
+                .map(|more| ContinuedLine {
+                    line: more.line,
+                    notices: more.notices,
+                })
+                .collect(),
         }
     }
 }
@@ -300,6 +329,9 @@ pub struct AdjustmentRow {
     pub currency: String,
     /// Signed differences.
     pub usage: Vec<Sum>,
+    /// Rows of usage that a record had no room for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage_left_out: Option<u32>,
     /// Signed differences by reason.
     pub reasons: BTreeMap<String, i64>,
     /// What the period owes more or less than all stated and noticed before.
@@ -324,6 +356,7 @@ impl AdjustmentRow {
             period: notice.period,
             currency: notice.currency,
             usage: sums(notice.usage),
+            usage_left_out: Some(notice.usage_left_out).filter(|rows| *rows > 0),
             reasons: notice.outcomes.into_iter().map(|c| (c.name, c.change)).collect(),
             amount: notice.amount,
             error: notice.error,
@@ -349,6 +382,9 @@ pub struct ControlRow {
     pub outcomes: BTreeMap<String, u64>,
     /// Billed quantities by meter, as frozen.
     pub quantities: BTreeMap<String, String>,
+    /// Meters that a record had no room for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantities_left_out: Option<u32>,
     /// By currency.
     pub amounts: BTreeMap<String, String>,
     /// Of the month's statements.
@@ -371,6 +407,7 @@ impl ControlRow {
             accounts: control.accounts,
             outcomes: counts(control.outcomes),
             quantities: control.quantities.into_iter().map(|q| (q.meter, q.quantity)).collect(),
+            quantities_left_out: Some(control.quantities_left_out).filter(|meters| *meters > 0),
             amounts: control.amounts.into_iter().map(|a| (a.currency, a.amount)).collect(),
             first_sequence: control.first_sequence,
             last_sequence: control.last_sequence,

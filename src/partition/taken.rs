@@ -10,6 +10,7 @@ use super::usage::{UsageQuery, Window};
 use crate::machine::accounts::{Period, Profile, ProfileId, Standing as PeriodStanding};
 use crate::machine::adjust::ClosedPeriod;
 use crate::machine::output::Topic;
+use crate::machine::paging;
 use crate::machine::usage::{Bucket, BucketKey, Span};
 use crate::model::Ms;
 use crate::model::period::Month;
@@ -75,8 +76,8 @@ pub struct Taken {
     pub(super) held: bool,
     /// Notices of changed closed periods that no statement has named.
     pub(super) notices: BTreeMap<Month, Vec<Ms>>,
-    /// The wanted statement, if it isn't out yet.
-    pub(super) waiting: Option<Vec<u8>>,
+    /// Pages of the wanted statement that aren't out yet, by sequence.
+    pub(super) waiting: BTreeMap<u64, Vec<u8>>,
     span: Span,
     buckets: BTreeMap<BucketKey, Bucket>,
     closed: BTreeMap<Month, ClosedPeriod>,
@@ -104,7 +105,7 @@ impl Taken {
             cards: machine.ledger.version,
             held: false,
             notices: BTreeMap::new(),
-            waiting: None,
+            waiting: BTreeMap::new(),
             span: Span::Day,
             buckets: BTreeMap::new(),
             closed: BTreeMap::new(),
@@ -149,10 +150,14 @@ impl Taken {
         // One that was closed before the last commit is in the store, and its statement in the outbox or out.
         if let Some(closed) = machine.closed.get(&(account, wanted)) {
             let waiting = look.partition.unsent.iter().chain(&machine.outputs.pending);
-            self.waiting = waiting
-                .filter(|o| o.topic == Topic::Statements && o.sequence == closed.sequence)
-                .map(|o| o.body.clone())
-                .next();
+            let mut waiting = waiting.filter(|o| o.topic == Topic::Statements);
+            // Pages are put out together: all wait, or those that don't are read elsewhere.
+            if let Some(first) = waiting.find(|o| o.sequence == closed.sequence) {
+                let until = first.sequence + paging::pages_in(&first.body);
+                let others = waiting.take_while(|o| o.sequence < until);
+                let pages = std::iter::once(first).chain(others);
+                self.waiting = pages.map(|o| (o.sequence, o.body.clone())).collect();
+            }
         }
     }
 

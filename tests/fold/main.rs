@@ -13,6 +13,7 @@ mod forwarding;
 mod golden;
 mod in_memory;
 mod merging;
+mod paging;
 #[cfg(feature = "store")]
 mod partition;
 mod reading;

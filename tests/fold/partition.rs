@@ -218,7 +218,8 @@ fn read_months(partition: &Partition) -> BTreeMap<(String, Month), Said> {
     months
 }
 
-fn check(entries: &[Entered], seed: u64) {
+/// Folds in a store, cut off at random, and in memory alone: all must be the same.
+pub fn check(entries: &[Entered], seed: u64) {
     let (machine, outputs) = folded(entries, Source::Ticks);
     let log = log_of(entries);
     let partition = ragged(&log, seed);

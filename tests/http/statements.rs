@@ -1,9 +1,10 @@
-//! Statements in both of their forms: CSV says what JSON says, line by line.
+//! Statements in both of their forms: CSV says what JSON says, line by line. And one of many pages.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::answers::text;
 use crate::served::{Served, reckon};
@@ -140,4 +141,104 @@ fn each_form_has_a_tag_of_its_own_and_caches_are_told() {
         assert_eq!(answer.header("vary"), "accept");
     }
     assert!(served.stop().success());
+}
+
+/// September of a gateway that gives every call a product of its own, not closed yet.
+fn many_products(products: usize) -> String {
+    let price = |meter: &str| json!({"meter": meter, "currency": "USD", "amount": "0.01", "per": 1});
+    let mut text = String::new();
+    let mut line = |value: Value| writeln!(text, "{value}").expect("a line");
+    line(json!({"tick": "2026-09-01T00:00:00Z"}));
+    line(
+        json!({"control": {"id": "card", "rate_card": {"effective_from": "2026-09-01T00:00:00Z",
+        "prices": [price("output_tokens"), price("requests")]}}}),
+    );
+    line(json!({"tick": "2026-09-10T12:00:00Z"}));
+    for n in 0..products {
+        let product = format!("{n:05}-{}", "p".repeat(110));
+        line(
+            json!({"event": {"account_id": "acme", "call_id": format!("c-{n}"), "phase": "ended", "product": product,
+            "occurred_at": "2026-09-10T12:00:00Z", "end": {"cause": "completed"},
+            "usage": [{"meter": "output_tokens", "value": "2"}]}}),
+        );
+    }
+    text
+}
+
+/// All records of the statements output about the month, as they are put out.
+fn pages(served: &Served) -> Vec<Value> {
+    let (mut found, mut after) = (Vec::new(), "0".to_owned());
+    loop {
+        let answer = served.get(&format!("/v1/outputs/statements?after={after}")).json();
+        let outputs = answer["outputs"].as_array().expect("outputs");
+        if outputs.is_empty() {
+            return found;
+        }
+        found.extend(outputs.iter().filter_map(|o| o.get("period_closed")).cloned());
+        after = text(&answer, "next_after").to_owned();
+    }
+}
+
+#[test]
+fn a_statement_of_many_pages_is_read_whole() {
+    const PRODUCTS: usize = 4_000;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, data) = (folder.path().join("history.ndjson"), folder.path().join("data"));
+    std::fs::write(&file, many_products(PRODUCTS)).expect("written");
+    let data_text = data.to_str().expect("a path");
+    reckon(&["import", "events", file.to_str().expect("a path"), "--data", data_text]);
+    let path = "/v1/accounts/acme/statements/2026-09";
+    // Closed, but not committed: its pages are in memory.
+    let rare = [
+        "--set",
+        "fold.commit_ms=3600000",
+        "--set",
+        "fold.commit_events=1000000000",
+    ];
+    let served = Served::start(&data, &rare);
+    let tick = "{\"tick\": \"2026-10-03T12:00:00Z\"}";
+    let ticked = served.post("/v1/records", "application/x-ndjson", tick);
+    let offset = text(&ticked.json()["results"][0]["places"][0], "offset").to_owned();
+    let held = served.get(&format!("{path}?at_least=0:{offset}")).json();
+    assert_eq!(pages(&served), Vec::<Value>::new(), "nothing is out");
+    let closed = &held["closed"];
+    let len = |value: &Value| value.as_array().map_or(0, Vec::len);
+    assert_eq!(
+        (len(&closed["usage"]), len(&closed["lines"])),
+        (2 * PRODUCTS, 2 * PRODUCTS)
+    );
+    assert_eq!((text(closed, "total"), closed.get("page")), ("120", None));
+    assert!(served.stop().success());
+
+    // Out: read from the log.
+    let served = Served::start(&data, &[]);
+    let again = served.get(path).json();
+    assert!(again["closed"] == *closed, "it is the same one");
+    let pages = pages(&served);
+    assert!(pages.len() > 3, "{} pages", pages.len());
+    for (page, number) in pages.iter().zip(1u64..) {
+        assert_eq!(
+            (page["page"].as_u64(), page["pages"].as_u64()),
+            (Some(number), Some(pages.len() as u64))
+        );
+        assert_eq!(text(page, "total"), if number == 1 { "120" } else { "" });
+    }
+    let of = |name: &str| -> Vec<Value> {
+        let rows = pages.iter().flat_map(|page| page[name].as_array().expect("rows"));
+        rows.cloned().collect()
+    };
+    assert!(closed["lines"] == Value::from(of("lines")));
+    assert!(closed["usage"] == Value::from(of("usage")));
+    assert!(served.stop().success());
+
+    let exported = reckon(&["export", "statements", "--data", data_text]);
+    let exported: Value = serde_json::from_str(&exported).expect("one row");
+    assert!(exported["lines"] == closed["lines"] && exported["usage"] == closed["usage"]);
+    assert_eq!(exported["sequence"].to_string(), text(closed, "sequence"));
+    assert_eq!(exported.get("pages"), None);
+    let consumed = reckon(&["consume", "statements", "--data", data_text]);
+    let of_statement = consumed.lines().filter(|row| row.contains("period_closed"));
+    assert_eq!(of_statement.count(), pages.len());
+    reckon(&["consume", "statements", "--data", data_text, "--complete", "2026-09"]);
+    assert!(reckon(&["replay", "--data", data_text]).contains("identical"));
 }

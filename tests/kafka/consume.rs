@@ -59,11 +59,11 @@ fn rows(text: &str) -> Vec<Value> {
 struct Serving(Child);
 
 impl Serving {
-    fn start(data: &Path, bootstrap: &str) -> Self {
+    fn start(data: &Path, bootstrap: &str, prefix: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_reckon"))
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(data)
-            .args(["--kafka", bootstrap, "--topic-prefix", PREFIX])
+            .args(["--kafka", bootstrap, "--topic-prefix", prefix])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -184,7 +184,7 @@ impl History {
             bootstrap,
             poison: BTreeMap::new(),
         };
-        let serving = Serving::start(&made.path("data"), &made.bootstrap);
+        let serving = Serving::start(&made.path("data"), &made.bootstrap, PREFIX);
         let until = Instant::now() + PATIENCE;
         loop {
             let proof = made.run(&["consume", "statements", "--complete", "2026-10"]);
@@ -685,6 +685,82 @@ fn the_example_in_python_has_every_line_once_however_often_it_is_killed() {
     std::fs::write(&file, "mine\n").unwrap();
     assert_eq!(consumer().output().expect("Python runs").status.code(), Some(1));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine\n");
+}
+
+/// September of a gateway that gives every call a product of its own, closed.
+fn many_products(products: usize) -> String {
+    let mut text = String::new();
+    let mut line = |value: Value| writeln!(text, "{value}").expect("a line");
+    line(json!({"tick": "2026-09-01T00:00:00Z"}));
+    line(
+        json!({"control": {"id": "card", "rate_card": {"effective_from": "2026-09-01T00:00:00Z", "prices": [
+        {"meter": "output_tokens", "currency": "USD", "amount": "0.01", "per": "1"}]}}}),
+    );
+    line(json!({"tick": "2026-09-10T00:00:00Z"}));
+    for n in 0..products {
+        let product = format!("{n:05}-{}", "p".repeat(110));
+        line(
+            json!({"event": {"account_id": "acme", "call_id": format!("c-{n}"), "phase": "ended", "product": product,
+            "occurred_at": "2026-09-09T12:00:00Z", "end": {"cause": "completed"},
+            "usage": [{"meter": "output_tokens", "value": "2"}]}}),
+        );
+    }
+    line(json!({"tick": "2026-10-03T12:00:00Z"}));
+    text
+}
+
+#[test]
+fn a_statement_of_many_pages_is_whole_to_every_consumer() {
+    const NAME: &str = "pages";
+    const PRODUCTS: usize = 3_000;
+    let bootstrap = broker::shared().bootstrap();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let text = |name: &str| path(name).to_str().expect("a path").to_owned();
+    let (key, file) = (text("operator"), text("history.ndjson"));
+    let place = ["--kafka", bootstrap.as_str(), "--topic-prefix", NAME];
+    good(&["keygen", "--out", &key]);
+    let create = [
+        "topics",
+        "create",
+        "--key",
+        &key,
+        "--clock",
+        "ticks",
+        "--replication",
+        "1",
+    ];
+    good(&[&create[..], &["--partitions", "1"], &place].concat());
+    std::fs::write(&file, many_products(PRODUCTS)).expect("a file");
+    good(&[&["control", "publish", &file, "--key", &key][..], &place].concat());
+    let serving = Serving::start(&path("data"), &bootstrap, NAME);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let proof = run(&[&["consume", "statements", "--complete", "2026-09"][..], &place].concat());
+        if proof.status.success() {
+            break;
+        }
+        assert!(Instant::now() < until, "{}", String::from_utf8_lossy(&proof.stdout));
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    drop(serving);
+    let consumed = rows(&good(&[&["consume", "statements"][..], &place].concat()));
+    let pages = of_kind(&consumed, "period_closed");
+    assert!(pages.len() > 3, "{} pages", pages.len());
+    let exported = rows(&good(&[&["export", "statements"][..], &place].concat()));
+    assert_eq!(exported.len(), 1);
+    assert_eq!(exported[0]["lines"].as_array().map(Vec::len), Some(PRODUCTS));
+    assert_eq!(exported[0]["total"], "60");
+    let (lines, cursor) = (path("lines"), path("cursor"));
+    let output = example(&bootstrap, &lines, &cursor, NAME)
+        .output()
+        .expect("Python runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = rows(&std::fs::read_to_string(&lines).expect("its lines"));
+    let of = |name: &str| -> BTreeSet<String> { lines.iter().map(|l| l[name].to_string()).collect() };
+    assert_eq!(lines.len(), PRODUCTS);
+    assert_eq!((of("id").len(), of("product").len()), (PRODUCTS, PRODUCTS));
+    assert_eq!(of("period"), BTreeSet::from(["\"2026-09\"".to_owned()]));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! What a record of the statements topic says, as `consume statements` keeps it: a row of `export`, counts as numbers.
+//! What a record of the statements topic says, as `consume statements` keeps it: a row of `export`, counts as numbers; a statement
+//! that has pages in its pages.
 
 use prost::Message;
 use serde::Serialize;
@@ -12,7 +13,7 @@ use crate::wire::pb::statement_record::Body;
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeptBody {
-    /// A closed statement.
+    /// A closed statement, or a page of one.
     PeriodClosed(Box<StatementRow>),
     /// A change of a closed period.
     AdjustmentNoticed(Box<AdjustmentRow>),

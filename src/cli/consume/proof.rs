@@ -2,7 +2,7 @@
 //!
 //! It reads rows as a consumer keeps them, and nothing else: whatever got lost after they were read is found, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,11 @@ struct Statement {
     #[serde(default)]
     other_totals: BTreeMap<String, String>,
     outcomes: BTreeMap<String, u64>,
+    /// From 1; 0: it has no pages.
+    #[serde(default)]
+    page: u32,
+    #[serde(default)]
+    pages: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,6 +61,9 @@ struct Control {
     accounts: u64,
     outcomes: BTreeMap<String, u64>,
     quantities: BTreeMap<String, String>,
+    /// Meters of which the record says nothing, for want of room.
+    #[serde(default)]
+    quantities_left_out: u32,
     amounts: BTreeMap<String, String>,
     first_sequence: u64,
     last_sequence: u64,
@@ -67,7 +75,7 @@ pub struct Missing {
     /// Where; absent: everywhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partition: Option<u32>,
-    /// `control`, `partition_count`, `sequences`, `repeated`, `statements`, `outcomes`, `quantities`, `amounts`, `lines`, `row`.
+    /// `control`, `partition_count`, `sequences`, `repeated`, `statements`, `pages`, `outcomes`, `quantities`, `amounts`, `lines`, `row`.
     pub what: &'static str,
     /// In words.
     pub detail: String,
@@ -107,6 +115,61 @@ pub struct Report {
     pub missing: Vec<Missing>,
 }
 
+/// A statement's money: what its lines come to, and what it says that they do.
+#[derive(Debug, Default)]
+struct Money {
+    /// Of its first page, or of the first that came.
+    sequence: u64,
+    lines: BTreeMap<String, Decimal>,
+    totals: BTreeMap<String, Decimal>,
+}
+
+impl Money {
+    /// Where the two differ, in words.
+    fn differences(&self) -> Vec<String> {
+        let differs = |(currency, total): (&String, &Decimal)| {
+            let of_lines = self.lines.get(currency).copied().unwrap_or_default();
+            let (lines, said) = (decimal_string(of_lines), decimal_string(*total));
+            (of_lines != *total).then(|| {
+                let sequence = self.sequence;
+                format!("sequence {sequence}: its lines come to {lines} {currency}, its total is {said}")
+            })
+        };
+        self.totals.iter().filter_map(differs).collect()
+    }
+}
+
+/// A statement that comes in pages.
+#[derive(Debug, Default)]
+struct Paged {
+    pages: u32,
+    have: BTreeSet<u32>,
+    money: Money,
+}
+
+impl Paged {
+    /// Takes one more page; whether it is a new one.
+    fn take(&mut self, page: u32, pages: u32, money: Money) -> bool {
+        if self.have.is_empty() || page == 1 {
+            self.money.sequence = money.sequence;
+        }
+        self.pages = self.pages.max(pages);
+        self.money.totals.extend(money.totals);
+        for (currency, amount) in money.lines {
+            let sum = self.money.lines.entry(currency).or_default();
+            *sum = sum.checked_add(amount).unwrap_or(*sum);
+        }
+        self.have.insert(page)
+    }
+
+    fn missing(&self) -> Vec<String> {
+        let all = 1..=self.pages;
+        all.filter(|page| !self.have.contains(page))
+            .map(|page| page.to_string())
+            .collect()
+    }
+}
+
 #[derive(Debug, Default)]
 struct Held {
     /// Runs of sequences, first and last.
@@ -115,6 +178,8 @@ struct Held {
     control: Option<Control>,
     statements: u64,
     accounts: BTreeMap<String, u64>,
+    /// By account.
+    paged: BTreeMap<String, Paged>,
     outcomes: BTreeMap<String, i128>,
     quantities: BTreeMap<String, i128>,
     amounts: BTreeMap<String, Decimal>,
@@ -215,12 +280,14 @@ impl Proof {
     fn statement(&mut self, partition: u32, sequence: u64, statement: Statement) {
         let held = self.held.entry(partition).or_default();
         let mut wrong = Vec::new();
-        held.statements += 1;
-        if let Some(first) = held.accounts.insert(statement.account.clone(), sequence) {
-            wrong.push((
-                "statements",
-                format!("{} has two: sequences {first} and {sequence}", statement.account),
-            ));
+        if statement.page <= 1 {
+            held.statements += 1;
+            if let Some(first) = held.accounts.insert(statement.account.clone(), sequence) {
+                wrong.push((
+                    "statements",
+                    format!("{} has two: sequences {first} and {sequence}", statement.account),
+                ));
+            }
         }
         for (name, count) in statement.outcomes {
             *held.outcomes.entry(name).or_default() += i128::from(count);
@@ -234,9 +301,10 @@ impl Proof {
                 )),
             }
         }
-        let mut totals = statement.other_totals;
-        totals.insert(statement.currency.clone(), statement.total);
-        let mut lines: BTreeMap<String, Decimal> = BTreeMap::new();
+        let mut money = Money {
+            sequence,
+            ..Money::default()
+        };
         for line in statement.lines {
             if !line.error.is_empty() {
                 self.lines_without_amount += 1;
@@ -247,24 +315,33 @@ impl Proof {
                 line.currency
             };
             let amount = decimal(&line.amount);
-            let sum = lines.entry(currency).or_default();
+            let sum = money.lines.entry(currency).or_default();
             *sum = amount.and_then(|a| sum.checked_add(a)).unwrap_or(*sum);
+        }
+        let mut totals = statement.other_totals;
+        if statement.page <= 1 {
+            totals.insert(statement.currency, statement.total);
         }
         for (currency, total) in totals {
             let Some(total) = decimal(&total) else {
                 wrong.push(("row", format!("sequence {sequence}: {total:?} is no amount")));
                 continue;
             };
-            let of_lines = lines.remove(&currency).unwrap_or_default();
-            if of_lines != total {
-                let (of_lines, total) = (decimal_string(of_lines), decimal_string(total));
+            let sum = held.amounts.entry(currency.clone()).or_default();
+            *sum = sum.checked_add(total).unwrap_or(*sum);
+            money.totals.insert(currency, total);
+        }
+        if statement.pages > 1 {
+            let paged = held.paged.entry(statement.account.clone()).or_default();
+            if !paged.take(statement.page, statement.pages, money) {
+                let (account, page) = (&statement.account, statement.page);
                 wrong.push((
-                    "lines",
-                    format!("sequence {sequence}: its lines come to {of_lines} {currency}, its total is {total}"),
+                    "pages",
+                    format!("sequence {sequence}: {account} has page {page} already"),
                 ));
             }
-            let sum = held.amounts.entry(currency).or_default();
-            *sum = sum.checked_add(total).unwrap_or(*sum);
+        } else {
+            wrong.extend(money.differences().into_iter().map(|detail| ("lines", detail)));
         }
         for (what, detail) in wrong {
             self.miss(Some(partition), what, detail);
@@ -324,6 +401,18 @@ impl Proof {
             let detail = format!("sequences that are there more than once: {:?}", held.repeated);
             self.miss(Some(partition), "repeated", detail);
         }
+        for (account, paged) in &held.paged {
+            let missing = paged.missing();
+            if missing.is_empty() {
+                for detail in paged.money.differences() {
+                    self.miss(Some(partition), "lines", detail);
+                }
+            } else {
+                let (pages, missing) = (paged.pages, missing.join(", "));
+                let detail = format!("{account}: of {pages} pages these aren't there: {missing}");
+                self.miss(Some(partition), "pages", detail);
+            }
+        }
         let Some(control) = &held.control else {
             let detail = "its control record hasn't come: the month isn't over there, or is held".to_owned();
             self.miss(Some(partition), "control", detail);
@@ -357,10 +446,13 @@ impl Proof {
         let wanted = control.outcomes.iter().map(|(n, c)| (n.clone(), Some(i128::from(*c))));
         self.same(partition, "outcomes", &held.outcomes, wanted, ToString::to_string);
         let nano = |(meter, text): (&String, &String)| (meter.clone(), text.parse().ok().map(|q: Quantity| q.0));
+        let is_said = |meter: &String| control.quantities_left_out == 0 || control.quantities.contains_key(meter);
+        let said = held.quantities.iter().filter(|(meter, _)| is_said(meter));
+        let said = said.map(|(meter, nano)| (meter.clone(), *nano)).collect();
         self.same(
             partition,
             "quantities",
-            &held.quantities,
+            &said,
             control.quantities.iter().map(nano),
             |nano| Quantity(*nano).to_string(),
         );
@@ -451,6 +543,58 @@ mod tests {
         let b = statement(4, "b", 2, "1.50").replace(r#""total": "1.50""#, r#""total": "1.40""#);
         let report = report(&[&statement(2, "a", 1, "1.00"), NOTICE, &b, CONTROL]);
         assert_eq!(whats(&report), ["lines", "amounts"]);
+    }
+
+    /// A page of b's statement of 2 calls.
+    fn page(sequence: u64, page: u32, amount: &str) -> String {
+        let (total, calls) = if page == 1 {
+            ("1.50", r#""success": 2"#)
+        } else {
+            ("", "")
+        };
+        format!(
+            r#"{{"partition": 0, "sequence": {sequence}, "id": "", "period_closed": {{"account": "b", "period": "2026-09",
+            "currency": "USD", "usage": [{{"meter": "requests", "class": "success", "quantity": "1"}}],
+            "lines": [{{"amount": "{amount}"}}], "total": "{total}", "outcomes": {{{calls}}}, "page": {page}, "pages": 2}}}}"#
+        )
+    }
+
+    #[test]
+    fn a_month_is_complete_when_every_page_is_there() {
+        let a = statement(2, "a", 1, "1.00");
+        let (first, second) = (page(3, 1, "0.90"), page(4, 2, "0.60"));
+        let whole = report(&[&a, &first, &second, CONTROL]);
+        assert_eq!(whole.missing, []);
+        assert_eq!(whole.partitions[0].statements, 2);
+        assert!(report(&[&second, CONTROL, &first, &a]).complete, "whatever the order");
+
+        let without = report(&[&a, &first, CONTROL]);
+        assert_eq!(whats(&without), ["pages", "sequences", "quantities"]);
+        assert_eq!(without.missing[0].detail, "b: of 2 pages these aren't there: 2");
+        let without = report(&[&a, &second, CONTROL]);
+        assert_eq!(
+            whats(&without),
+            ["pages", "sequences", "statements", "outcomes", "quantities", "amounts"]
+        );
+        assert_eq!(without.missing[0].detail, "b: of 2 pages these aren't there: 1");
+
+        let twice = report(&[&a, &first, &page(4, 1, "0.60"), CONTROL]);
+        assert!(whats(&twice).contains(&"pages") && whats(&twice).contains(&"statements"));
+        let less = report(&[&a, &first, &page(4, 2, "0.50"), CONTROL]);
+        assert_eq!(whats(&less), ["lines"]);
+        assert_eq!(
+            less.missing[0].detail,
+            "sequence 3: its lines come to 1.4 USD, its total is 1.5"
+        );
+    }
+
+    #[test]
+    fn meters_that_a_control_record_leaves_out_are_not_compared() {
+        let without = CONTROL.replace(r#""quantities": {"requests": "3"}"#, r#""quantities": {}"#);
+        let cut = without.replace(r#""amounts""#, r#""quantities_left_out": 1, "amounts""#);
+        let (a, b) = (statement(2, "a", 1, "1.00"), statement(4, "b", 2, "1.50"));
+        assert_eq!(whats(&report(&[&a, NOTICE, &b, &without])), ["quantities"]);
+        assert!(report(&[&a, NOTICE, &b, &cut]).complete);
     }
 
     #[test]

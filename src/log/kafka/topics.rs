@@ -322,7 +322,7 @@ fn judge(is_input: bool, name: &str, value: &str) -> Option<(Severity, &'static 
                 Refused,
                 "max.message.bytes",
                 format!(
-                    "set it to {OUTPUT_BYTES_MAX}: a large statement is larger than that, and a partition stops at an output \
+                    "set it to {OUTPUT_BYTES_MAX}: an output may be larger than that, and a partition stops at an output \
                      that the topic doesn't take"
                 ),
             )
