@@ -234,7 +234,7 @@ impl Shelf {
         Ok(self.filling.bytes())
     }
 
-    /// Takes as stored what [`Shelf::fill`] has added.
+    /// Takes as stored what `Shelf::fill` has added.
     pub fn stored(&mut self) {
         self.full.clear();
     }
