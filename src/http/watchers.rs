@@ -48,7 +48,7 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             every: ROUND_EVERY,
-            rest: 30,
+            rest: 40,
         }
     }
 }
