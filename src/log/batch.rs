@@ -91,7 +91,8 @@ impl Batch {
         bytes: &[u8],
     ) {
         let from = self.bytes.len();
-        if headers != Headers::default() {
+        let has_headers = headers != Headers::default();
+        if has_headers {
             self.beside.push(Beside {
                 signature: headers.signature.map(str::to_owned),
                 forwarded: headers.forwarded,
@@ -102,11 +103,7 @@ impl Batch {
             offset,
             append_ms,
             kind,
-            headers: if headers == Headers::default() {
-                0
-            } else {
-                self.beside.len() as u32
-            },
+            headers: if has_headers { self.beside.len() as u32 } else { 0 },
             leader_epoch,
             from,
             until: self.bytes.len(),

@@ -9,10 +9,15 @@ use std::thread::{Builder, Scope};
 use std::time::Instant;
 
 use super::live::Standing;
+use super::worker::Partition;
 use super::{PartitionError, forwarding};
 use crate::log::{Log, Retention};
 use crate::machine::forward::Forward;
 use crate::machine::output::Output;
+
+/// Bytes of outputs that may be committed and not out, while a load is on its way: then the fold waits for it. Some seconds of
+/// every verdict at full speed; the outbox and memory hold no more, however slow the brokers are.
+const UNSENT_BYTES_MAX: usize = 16 << 20;
 
 /// What leaves together.
 pub(super) struct Load {
@@ -68,6 +73,51 @@ impl Load {
             acknowledged: self.acknowledge,
             standing: self.standing,
         })
+    }
+}
+
+impl Partition {
+    /// What is committed and may leave now; with `now`, the log is told how far everything is done though it isn't due. Nothing may
+    /// be on its way.
+    pub(super) fn next_load(&mut self, now: bool) -> Result<Load, PartitionError> {
+        let may_leave = self.unsent.is_empty() || self.reach_tails()?;
+        Ok(Load {
+            outputs: if may_leave { self.unsent.clone() } else { Vec::new() },
+            forwards: self.forwarding.unsent.clone(),
+            prune_below: self.prune_below.take(),
+            retention: self.settings.retention,
+            acknowledge: may_leave.then(|| self.to_acknowledge(now)).flatten(),
+            standing: (may_leave && !self.has_uncommitted()).then(|| Standing::of(self)),
+        })
+    }
+
+    /// Takes a load as arrived: the rows of its outputs and events go with the next commit.
+    pub(super) fn arrived(&mut self, arrived: Arrived) {
+        self.forwarded(arrived.forwards);
+        self.sent(arrived.outputs);
+        if let Some(below) = arrived.acknowledged {
+            self.acknowledged(below);
+        }
+    }
+
+    /// Forwards and delivers what is committed, and lets the log remove what nobody needs any more.
+    pub fn send(&mut self) -> Result<(), PartitionError> {
+        self.deliver(false)
+    }
+
+    pub(super) fn deliver(&mut self, now: bool) -> Result<(), PartitionError> {
+        if self.rocks.read_only {
+            return Ok(());
+        }
+        let arrived = self.next_load(now)?.carry(self.log.as_ref(), self.number)?;
+        self.arrived(arrived);
+        Ok(())
+    }
+
+    /// Whether so much waits to leave that no more should be decided before some of it has arrived.
+    pub(super) fn is_full(&self) -> bool {
+        let bytes: usize = self.unsent.iter().map(|output| output.body.len()).sum();
+        bytes >= UNSENT_BYTES_MAX || self.forwarding.unsent.len() >= forwarding::WAITING_MAX
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::PartitionError;
 use super::worker::Partition;
 use crate::log::{Log, LogError, NewRecord, Place};
 use crate::machine::forward::Forward;
@@ -82,14 +81,9 @@ pub(super) fn append(log: &dyn Log, partition: u32, forwards: &[Forward]) -> Res
 }
 
 impl Partition {
-    /// Position that the log is to be told now: everything below is committed, forwarded and delivered. `None`: not yet.
+    /// Position that the log is to be told once what is committed is forwarded and delivered: everything below is done then.
+    /// `None`: it isn't due, unless `now`.
     pub(super) fn to_acknowledge(&self, now: bool) -> Option<u64> {
-        let done = self.unsent.is_empty() && self.forwarding.unsent.is_empty();
-        done.then(|| self.to_acknowledge_then(now)).flatten()
-    }
-
-    /// The same for when what is committed now is forwarded and delivered.
-    pub(super) fn to_acknowledge_then(&self, now: bool) -> Option<u64> {
         let (told, at) = self.forwarding.acknowledged;
         let below = self.committed.next_offset;
         let due = now || at.is_none_or(|at| at.elapsed() >= ACKNOWLEDGE_EVERY);
@@ -99,14 +93,5 @@ impl Partition {
     /// Notes what the log was told.
     pub(super) fn acknowledged(&mut self, below: u64) {
         self.forwarding.acknowledged = (below, Some(Instant::now()));
-    }
-
-    /// Tells the log how far everything is done, if that is due.
-    pub(super) fn acknowledge(&mut self, now: bool) -> Result<(), PartitionError> {
-        if let Some(below) = self.to_acknowledge(now) {
-            self.log.acknowledge(self.number, below)?;
-            self.acknowledged(below);
-        }
-        Ok(())
     }
 }

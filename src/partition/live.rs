@@ -146,7 +146,7 @@ pub struct Live {
     log: Arc<dyn Log>,
     /// `None` while it isn't served.
     partition: RwLock<Option<Partition>>,
-    /// The store of the partition that is served.
+    /// The store of the partition that is served: told without the partition's lock, which a commit may hold for long.
     store: Mutex<Weak<Rocks>>,
     /// Commits begun since the process started: what was taken before one doesn't fit rows read after it.
     pub(super) commits: AtomicU64,
@@ -155,8 +155,6 @@ pub struct Live {
     errands: Errands,
     /// Why it has stopped, once it has for good.
     stopped: Mutex<Option<String>>,
-    /// The same without the lock, which a commit or a question to the cluster may hold for long.
-    served: AtomicBool,
     standing: watch::Sender<Standing>,
     /// Up to where all outputs are delivered, if that is known.
     delivered: watch::Sender<Option<Standing>>,
@@ -180,7 +178,6 @@ impl Live {
             words: Mutex::default(),
             errands: Errands::default(),
             stopped: Mutex::new(None),
-            served: AtomicBool::new(false),
             standing: watch::Sender::new(Standing {
                 partition: number,
                 ..Standing::default()
@@ -208,7 +205,6 @@ impl Live {
         self.opened_end.store(end, Ordering::Release);
         *served = Some(partition);
         drop(served);
-        self.served.store(true, Ordering::Release);
         // Whoever is woken by it finds the partition.
         self.standing.send_replace(standing);
         self.delivered.send_replace(None);
@@ -218,7 +214,6 @@ impl Live {
 
     /// No longer serves it; its store can be opened again once the partition is let go.
     pub fn take(&self) -> Option<Partition> {
-        self.served.store(false, Ordering::Release);
         let mut served = self.partition.write();
         *self.store.lock() = Weak::new();
         self.commits.fetch_add(1, Ordering::SeqCst);
@@ -230,7 +225,7 @@ impl Live {
 
     /// Whether it is served here. Waits for nobody.
     pub fn is_served(&self) -> bool {
-        self.served.load(Ordering::Acquire)
+        self.store.lock().strong_count() > 0
     }
 
     /// Where it stands.
@@ -392,7 +387,6 @@ impl Live {
         // What a panic has left half applied is nobody's to read.
         let spoilt = match &result {
             Err(PartitionError::Panicked { .. }) => {
-                self.served.store(false, Ordering::Release);
                 *self.store.lock() = Weak::new();
                 guard.take()
             }
@@ -467,20 +461,22 @@ impl Live {
                         self.errands.run(Some(partition));
                     }
                     let over = next >= batch.len() && !partition.machine.settling;
-                    if over || partition.is_commit_due() || began.elapsed() >= HOLD_MAX {
-                        return Ok((next, partition.machine.settling, Standing::of(partition)));
+                    let due = partition.is_commit_due();
+                    if over || due || began.elapsed() >= HOLD_MAX {
+                        return Ok((next, partition.machine.settling, due, Standing::of(partition)));
                     }
                 }
             })?;
-            let Some((next, more, standing)) = folded else {
+            let Some((next, more, due, standing)) = folded else {
                 return Ok(false);
             };
             (at, settling) = (next, more);
             self.standing.send_replace(standing);
-            if self.read(Partition::is_commit_due).unwrap_or(false) {
+            if due {
                 // It may have to wait for the disk, or for the log.
                 turn = None;
-                self.commit_when_due(courier)?;
+                self.write_changes()?;
+                self.send_off(courier)?;
             }
             if stop.is_set() {
                 break;
@@ -497,11 +493,13 @@ impl Live {
         Ok(())
     }
 
-    /// Sends off what is committed and not out yet, unless the courier is away with what was before.
+    /// Sends off what is committed and not out yet, unless the courier is away with what was before; waits for it if that is
+    /// too much.
     fn send_off(&self, courier: &mut Courier) -> Result<(), PartitionError> {
-        self.arrived(courier, false)?;
+        let is_full = courier.is_away() && self.read(Partition::is_full).unwrap_or(false);
+        self.arrived(courier, is_full)?;
         if !courier.is_away()
-            && let Some(load) = self.load(false)?
+            && let Some(load) = self.next_load(false)?
         {
             courier.send(load);
         }
@@ -518,47 +516,28 @@ impl Live {
 
     fn note(&self, arrived: Arrived) -> Result<(), PartitionError> {
         self.write(|partition| {
-            partition.forwarded(arrived.forwards);
-            partition.sent(arrived.outputs);
-            if let Some(below) = arrived.acknowledged {
-                partition.acknowledged(below);
-            }
+            partition.arrived(arrived);
             Ok(())
         })?;
-        // Who waits for outputs is woken by outputs alone.
-        self.delivered.send_if_modified(|known| {
-            *known = arrived.standing.or(*known);
-            arrived.outputs > 0
-        });
+        self.all_out(arrived.standing, arrived.outputs > 0);
         Ok(())
     }
 
+    /// Up to there all outputs are out, if that is known. Who waits for outputs is woken by outputs alone.
+    fn all_out(&self, standing: Option<Standing>, outputs: bool) {
+        self.delivered.send_if_modified(|known| {
+            *known = standing.or(*known);
+            outputs
+        });
+    }
+
     /// What is committed and may leave now; `None`: nothing.
-    fn load(&self, now: bool) -> Result<Option<Load>, PartitionError> {
-        let load = self.write(|partition| {
-            let may_leave = partition.unsent.is_empty() || partition.reach_tails()?;
-            Ok(Load {
-                outputs: if may_leave {
-                    partition.unsent.clone()
-                } else {
-                    Vec::new()
-                },
-                forwards: partition.forwarding.unsent.clone(),
-                prune_below: partition.prune_below.take(),
-                retention: partition.settings.retention,
-                acknowledge: may_leave.then(|| partition.to_acknowledge_then(now)).flatten(),
-                standing: (may_leave && !partition.has_uncommitted()).then(|| Standing::of(partition)),
-            })
-        })?;
-        let Some(load) = load else { return Ok(None) };
-        if load.is_empty() {
-            self.delivered.send_if_modified(|known| {
-                *known = load.standing.or(*known);
-                false
-            });
-            return Ok(None);
+    fn next_load(&self, now: bool) -> Result<Option<Load>, PartitionError> {
+        let load = self.write(|partition| partition.next_load(now))?;
+        if let Some(load) = load.as_ref().filter(|load| load.is_empty()) {
+            self.all_out(load.standing, false);
         }
-        Ok(Some(load))
+        Ok(load.filter(|load| !load.is_empty()))
     }
 
     /// Writes what changed. Readers are kept out at the beginning and the end alone: only this thread changes the partition.
@@ -606,7 +585,7 @@ impl Live {
 
     /// Takes to the log what may leave, and waits for it; with `now`, tells it too how far everything is done.
     fn deliver(&self, now: bool) -> Result<(), PartitionError> {
-        match self.load(now)? {
+        match self.next_load(now)? {
             Some(load) => self.note(load.carry(self.log.as_ref(), self.number)?),
             None => Ok(()),
         }

@@ -33,8 +33,8 @@ impl Turns {
     }
 }
 
-/// One core's worth of folding, given back when it is let go of. Not to be held while anything but memory and processor is
-/// waited for.
+/// One core's worth of folding, given back when it is let go of. Not to be held over a commit or a question to the log; a block of
+/// packed calls that isn't in the cache may be read meanwhile.
 pub(super) struct Turn<'a>(&'a Turns);
 
 impl Drop for Turn<'_> {

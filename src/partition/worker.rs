@@ -474,26 +474,6 @@ impl Partition {
         }
     }
 
-    /// Forwards and delivers what is committed, and lets the log remove what nobody needs any more.
-    pub fn send(&mut self) -> Result<(), PartitionError> {
-        if self.rocks.read_only {
-            return Ok(());
-        }
-        if !self.forwarding.unsent.is_empty() {
-            forwarding::append(self.log.as_ref(), self.number, &self.forwarding.unsent)?;
-            self.forwarded(self.forwarding.unsent.len());
-        }
-        if !self.unsent.is_empty() && self.reach_tails()? {
-            self.log.append_outputs(self.number, &self.unsent)?;
-            self.sent(self.unsent.len());
-        }
-        self.acknowledge(false)?;
-        if let Some(below) = self.prune_below.take() {
-            self.log.prune(self.number, below, self.settings.retention)?;
-        }
-        Ok(())
-    }
-
     /// Takes the first `count` outputs as delivered: their outbox rows go with the next commit.
     pub(super) fn sent(&mut self, count: usize) {
         self.delivered
@@ -517,11 +497,10 @@ impl Partition {
             return Ok(());
         }
         self.commit()?;
-        self.send()?;
+        self.deliver(true)?;
         if !self.delivered.is_empty() || !self.forwarding.sent.is_empty() {
             self.commit()?;
         }
-        self.acknowledge(true)?;
         self.rocks.flush()?;
         self.flushed = self.state_on_disk();
         self.flushing = None;

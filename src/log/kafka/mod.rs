@@ -27,7 +27,6 @@ pub mod settings;
 pub mod topics;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -91,6 +90,24 @@ pub(crate) fn broker(doing: &str, cause: impl std::fmt::Display) -> LogError {
     }
 }
 
+/// What is known of a partition that was taken over.
+#[derive(Clone, Copy)]
+struct TakenOver {
+    /// What is delivered.
+    tails: [Tail; 4],
+    /// Where the input ended at least when it was taken over.
+    input_end: u64,
+}
+
+impl TakenOver {
+    fn of(emitter: &Emitter) -> Self {
+        Self {
+            tails: emitter.tails,
+            input_end: emitter.input_barrier + 1,
+        }
+    }
+}
+
 /// The log.
 pub struct KafkaLog {
     settings: KafkaSettings,
@@ -104,10 +121,8 @@ pub struct KafkaLog {
     member: OnceLock<Member>,
     /// By partition; those that are ours and taken over.
     emitters: Vec<Mutex<Option<Emitter>>>,
-    /// By partition: what is delivered, while it is taken over. Whoever asks waits for no transaction.
-    tails: Vec<Mutex<Option<[Tail; 4]>>>,
-    /// By partition: where the input ended at least when it was taken over; 0 if it isn't. Whoever asks waits for no transaction.
-    taken_at: Vec<AtomicU64>,
+    /// By partition: what is known of those. Whoever asks waits for no transaction.
+    taken: Vec<Mutex<Option<TakenOver>>>,
     /// The last group offset known, by partition.
     group_offsets: Vec<Mutex<Option<u64>>>,
     ends: Mutex<BTreeMap<u32, (Instant, u64)>>,
@@ -135,8 +150,7 @@ impl KafkaLog {
                 .map_err(|e| kafka("making a client that reads", &e))?,
             member: OnceLock::new(),
             emitters: (0..count).map(|_| Mutex::new(None)).collect(),
-            tails: (0..count).map(|_| Mutex::new(None)).collect(),
-            taken_at: (0..count).map(|_| AtomicU64::new(0)).collect(),
+            taken: (0..count).map(|_| Mutex::new(None)).collect(),
             group_offsets: (0..count).map(|_| Mutex::new(None)).collect(),
             ends: Mutex::new(BTreeMap::new()),
             pages: Pages::default(),
@@ -194,8 +208,7 @@ impl KafkaLog {
     fn give_up_emitting(&self, partition: u32) {
         let mut emitter = self.emitters[partition as usize].lock();
         *emitter = None;
-        *self.tails[partition as usize].lock() = None;
-        self.taken_at[partition as usize].store(0, Ordering::Release);
+        *self.taken[partition as usize].lock() = None;
     }
 
     fn emitter(&self, partition: u32) -> Result<MutexGuard<'_, Option<Emitter>>, LogError> {
@@ -290,7 +303,7 @@ impl Log for KafkaLog {
         self.check(partition)?;
         let (start, end) = self.readers.ends(&self.settings.events(), partition)?;
         // A stale leader may tell an old end; what was there when the partition was taken over is known.
-        let known = self.taken_at[partition as usize].load(Ordering::Acquire);
+        let known = self.taken[partition as usize].lock().map_or(0, |taken| taken.input_end);
         let end = end.max(known);
         self.ends.lock().insert(partition, (Instant::now(), end));
         Ok((start, end))
@@ -387,9 +400,8 @@ impl Log for KafkaLog {
             "the group says that it is ours"
         );
         let emitter = Emitter::take_over(&self.settings, &self.identity.log_id, partition, &self.readers)?;
-        self.taken_at[partition as usize].store(emitter.input_barrier + 1, Ordering::Release);
         let mut guard = self.emitter(partition)?;
-        *self.tails[partition as usize].lock() = Some(emitter.tails);
+        *self.taken[partition as usize].lock() = Some(TakenOver::of(&emitter));
         *guard = Some(emitter);
         Ok(())
     }
@@ -431,18 +443,18 @@ impl Log for KafkaLog {
         }
         let result = emitter.emit(&new);
         // After a failure its transaction's outcome may be unknown; the next take-over reads it.
-        let tails = result.is_ok().then_some(emitter.tails);
-        if tails.is_none() {
+        let taken = result.is_ok().then(|| TakenOver::of(emitter));
+        if taken.is_none() {
             *guard = None;
         }
-        *self.tails[partition as usize].lock() = tails;
+        *self.taken[partition as usize].lock() = taken;
         result
     }
 
     fn output_tail(&self, partition: u32, topic: Topic) -> Result<Tail, LogError> {
         self.check(partition)?;
-        match *self.tails[partition as usize].lock() {
-            Some(tails) => Ok(tails[topic as usize]),
+        match *self.taken[partition as usize].lock() {
+            Some(taken) => Ok(taken.tails[topic as usize]),
             None => Err(LogError::Interrupted {
                 partition,
                 doing: "asking what was delivered",

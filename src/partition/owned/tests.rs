@@ -22,6 +22,8 @@ enum Meets {
     #[default]
     Answer,
     Panic,
+    /// Brokers that take outputs only once it is let go; it tells when they are given some.
+    Reluctance(Sender<()>, Arc<Mutex<Receiver<()>>>),
     /// Tells that it is asked, and waits until it is let go.
     Silence(Sender<()>, Arc<Mutex<Receiver<()>>>),
 }
@@ -58,6 +60,14 @@ impl Log for Moody {
     }
 
     fn append_outputs(&self, partition: u32, outputs: &[Output]) -> Result<(), LogError> {
+        let meets = self.meets.lock().clone();
+        if let Meets::Reluctance(asked, over) = meets
+            && partition == 0
+            && !outputs.is_empty()
+        {
+            let _ = asked.send(());
+            let _ = over.lock().recv_timeout(PATIENCE);
+        }
         self.log.append_outputs(partition, outputs)
     }
 
@@ -109,7 +119,10 @@ impl Stage {
             log: Arc::clone(&self.log) as Arc<dyn Log>,
             data: self.folder.path().to_owned(),
             budget: Budget::new(8 << 20, 8 << 20),
-            settings: Settings::default(),
+            settings: Settings {
+                commit_events: 16,
+                ..Settings::default()
+            },
         }
     }
 
@@ -238,5 +251,110 @@ fn stores_of_partitions_that_were_ours_are_opened_before_the_group_has_spoken() 
     assert_eq!(stage.rejects(0), 1);
     assert!(folds.early.numbers().is_empty());
     folds.end_all();
+    Ok(())
+}
+
+#[test]
+fn what_is_folded_while_brokers_take_their_time_is_seen_but_not_without_end() -> Fallible {
+    let stage = Stage::new()?;
+    let (folds, told) = stage.folds();
+    folds.begin(0)?;
+    told.recv_timeout(PATIENCE)?;
+    let (asked, is_asked) = channel();
+    let (let_go, over) = channel();
+    stage.meet(Meets::Reluctance(asked, Arc::new(Mutex::new(over))));
+    stage.garbage()?;
+    is_asked.recv_timeout(PATIENCE)?;
+    // A transaction is on its way, for as long as the brokers like. What comes meanwhile is folded and committed.
+    let live = &folds.partitions[0];
+    let before = live.standing().next_offset;
+    stage.garbage()?;
+    eventually("folded beside it", || live.standing().next_offset > before);
+    eventually("committed beside it", || {
+        live.read(|p| !p.has_uncommitted() && p.undelivered() == 2)
+            .is_ok_and(|is| is)
+    });
+    assert_eq!(stage.rejects(0), 0);
+    // Rejects keep their records' bytes, up to 64 KiB: more of them than may wait.
+    const LARGE: usize = 600;
+    let record = NewRecord::new(Kind::Event, vec![0xff; 80 << 10]);
+    let appended = stage.log.append(0, vec![record; LARGE])?;
+    let end = appended.last().map_or(0, |receipt| receipt.offset + 1);
+    // Nobody tells that the fold waits: it is seen by its standing still.
+    let (mut at, mut since) = (0, Instant::now());
+    while since.elapsed() < Duration::from_millis(500) && at < end {
+        let now = live.standing().next_offset;
+        if now != at {
+            (at, since) = (now, Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(
+        at < end && live.read(Partition::undelivered)? < LARGE,
+        "folded to {at} of {end}"
+    );
+    // Once they take it, all of it goes out.
+    stage.meet(Meets::Answer);
+    drop(let_go);
+    eventually("all is out", || {
+        stage
+            .log
+            .output_tail(0, Topic::Rejects)
+            .is_ok_and(|tail| tail.sequence == 602)
+    });
+    let sequences = stage
+        .log
+        .read_outputs(0, Topic::Rejects, 0, 1_000)?
+        .into_iter()
+        .map(|o| o.sequence);
+    assert_eq!(sequences.collect::<Vec<_>>(), (1..=602).collect::<Vec<_>>());
+    folds.end_all();
+    Ok(())
+}
+
+#[test]
+fn outputs_that_are_out_take_no_outbox_when_a_partition_is_folded_anew() -> Fallible {
+    let stage = Stage::new()?;
+    let settings = || Settings {
+        commit_events: 1,
+        ..Settings::default()
+    };
+    let open = |name: &str| {
+        let folder = stage.folder.path().join(name);
+        Partition::open(
+            Arc::clone(&stage.log) as Arc<dyn Log>,
+            0,
+            &folder,
+            &Budget::new(8 << 20, 8 << 20),
+            settings(),
+        )
+    };
+    for _ in 0..3 {
+        stage.garbage()?;
+    }
+    let mut first = open("first")?;
+    first.catch_up(|_| ())?;
+    first.close()?;
+    assert_eq!(stage.rejects(0), 3);
+    // Another store beside the same log: two of the three are decided and committed, and nothing waits to go out again.
+    let mut again = open("again")?;
+    let mut batch = Batch::default();
+    stage
+        .log
+        .poll(0, again.machine.position.next_offset, 1 << 20, &mut batch)?;
+    again.fold_next(&batch, 0, 2)?;
+    again.commit()?;
+    assert_eq!(
+        (
+            again.machine.outputs.tails[Topic::Rejects as usize].sequence,
+            again.undelivered()
+        ),
+        (2, 0)
+    );
+    again.catch_up(|_| ())?;
+    stage.garbage()?;
+    again.catch_up(|_| ())?;
+    assert_eq!(stage.rejects(0), 4);
+    again.close()?;
     Ok(())
 }
