@@ -1,8 +1,15 @@
 //! `reckon bench`: measure on this machine.
 
+pub(super) mod scratch;
+pub(super) mod served;
+
 use clap::{Args, Subcommand};
 
 use super::CliError;
+
+pub(super) fn failed(what: impl std::fmt::Display) -> CliError {
+    CliError::Finding(what.to_string())
+}
 
 /// Measure on this machine
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! The process as the system sees it. Where there is no `/proc`, nothing is said.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use metrics::{counter, gauge};
 
@@ -19,6 +20,7 @@ pub fn started() {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Process {
     resident_bytes: Option<u64>,
+    peak_bytes: Option<u64>,
     threads: Option<u64>,
     cpu_ticks: Option<u64>,
     open_fds: Option<u64>,
@@ -32,27 +34,48 @@ fn number_after(text: &str, name: &str) -> Option<u64> {
 }
 
 /// Time that this thread has had on a processor.
-pub fn thread_cpu_time() -> Option<std::time::Duration> {
+pub fn thread_cpu_time() -> Option<Duration> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     let nanos = text.split_whitespace().next()?.parse().ok()?;
-    Some(std::time::Duration::from_nanos(nanos))
+    Some(Duration::from_nanos(nanos))
 }
 
 impl Process {
-    /// As it is now.
+    /// This one as it is now.
     pub fn now() -> Self {
-        let file = |name: &str| std::fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
+        Self::of("self")
+    }
+
+    /// Another one, by its number.
+    pub fn of(pid: impl std::fmt::Display) -> Self {
+        let file = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
         let (status, stat, limits) = (file("status"), file("stat"), file("limits"));
         Self {
             resident_bytes: number_after(&status, "VmRSS:").map(|kib| kib * 1024),
+            peak_bytes: number_after(&status, "VmHWM:").map(|kib| kib * 1024),
             threads: number_after(&status, "Threads:"),
             cpu_ticks: cpu_ticks(&stat),
             // The one that lists them is among them.
-            open_fds: std::fs::read_dir("/proc/self/fd")
+            open_fds: std::fs::read_dir(format!("/proc/{pid}/fd"))
                 .ok()
                 .map(|fds| fds.count().saturating_sub(1) as u64),
             max_fds: number_after(&limits, "Max open files"),
         }
+    }
+
+    /// Bytes of memory that it holds; 0 where the system doesn't say, here as below.
+    pub fn resident_bytes(&self) -> u64 {
+        self.resident_bytes.unwrap_or_default()
+    }
+
+    /// The most that it has held.
+    pub fn peak_bytes(&self) -> u64 {
+        self.peak_bytes.unwrap_or_default()
+    }
+
+    /// Time that it has had on processors, ended threads included.
+    pub fn cpu(&self) -> Duration {
+        Duration::from_millis(self.cpu_ticks.unwrap_or_default() * 1_000 / TICKS_PER_S)
     }
 
     /// Puts it into the metrics.

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::CliError;
 use super::terminal::{Table, grouped, progress};
+use crate::http::process::thread_cpu_time;
 use crate::log::memory::MemoryLog;
 use crate::log::{Batch, Identity};
 use crate::machine::clock::Source;
@@ -81,7 +82,7 @@ struct Spent {
 impl Spent {
     fn add(&mut self, from: &Clocks) {
         self.wall += from.wall.elapsed();
-        self.cpu += cpu_time().saturating_sub(from.cpu);
+        self.cpu += thread_cpu_time().unwrap_or_default().saturating_sub(from.cpu);
     }
 
     fn ratio(self, to: Self) -> (f64, f64) {
@@ -97,19 +98,12 @@ struct Clocks {
 
 impl Clocks {
     fn now() -> Self {
-        let cpu = cpu_time();
+        let cpu = thread_cpu_time().unwrap_or_default();
         Self {
             wall: Instant::now(),
             cpu,
         }
     }
-}
-
-/// Time that this thread has had a processor, as the kernel counts it; 0 where it doesn't say.
-fn cpu_time() -> Duration {
-    let counted = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let nanos = counted.split(' ').next().and_then(|first| first.parse().ok());
-    Duration::from_nanos(nanos.unwrap_or(0))
 }
 
 /// What one round measured.

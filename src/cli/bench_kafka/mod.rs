@@ -12,13 +12,15 @@ mod visible;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::CliError;
+use super::bench::failed;
+use super::bench::scratch::Scratch;
 use super::terminal::{Table, bytes, grouped};
 use crate::config::Kafka;
 use crate::log::kafka::KafkaSettings;
@@ -96,40 +98,10 @@ pub struct BenchKafka {
     set: Vec<String>,
 }
 
-fn failed(what: impl std::fmt::Display) -> CliError {
-    CliError::Finding(what.to_string())
-}
-
 fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
-/// A folder that is removed when it is let go.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn make(name: &str) -> Result<Self, CliError> {
-        let path = std::env::temp_dir().join(format!("reckon-bench-{}-{name}", std::process::id()));
-        let file = |cause| CliError::File {
-            path: path.clone(),
-            cause,
-        };
-        std::fs::create_dir_all(&path).map_err(file)?;
-        Ok(Self(path))
-    }
-
-    fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Nothing of worth is in it.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// A stage's process; killed when it is let go.

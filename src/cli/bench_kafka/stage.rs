@@ -17,11 +17,16 @@ use super::{failed, spent, topic::now_nanos};
 use crate::cli::CliError;
 use crate::cli::config::Given;
 use crate::config::Config;
+use crate::http::process::Process;
 use crate::log::Log;
 use crate::log::kafka::ffi::Queue;
 use crate::log::kafka::{KafkaLog, KafkaSettings, Quiet};
 use crate::partition::running::Running;
 use crate::wire::pb;
+
+fn cpu_us() -> u64 {
+    Process::now().cpu().as_micros() as u64
+}
 
 /// How long one wait for records is.
 const WAIT: Duration = Duration::from_millis(100);
@@ -114,7 +119,7 @@ impl Stage {
 /// What all stages report.
 fn report(records: u64, took: Duration, cpu_us: u64, rest: Value) -> Value {
     let mut row = json!({"records": records, "seconds": took.as_secs_f64(), "cpu_us": cpu_us,
-        "memory_peak_bytes": spent::memory_peak_bytes(), "threads_us": spent::cpu_us_by_thread()});
+        "memory_peak_bytes": Process::now().peak_bytes(), "threads_us": spent::cpu_us_by_thread()});
     for (name, value) in rest.as_object().into_iter().flatten() {
         row[name] = value.clone();
     }
@@ -136,11 +141,11 @@ fn consume(
         list.add_partition_offset(&events, partition as i32, Offset::Offset(0))
             .map_err(failed)?;
     }
-    let (began, cpu) = (Instant::now(), spent::cpu_us());
+    let (began, cpu) = (Instant::now(), cpu_us());
     consumer.assign(&list).map_err(failed)?;
     let records = read(&consumer, partitions)?;
     let took = began.elapsed();
-    Ok(report(records, took, spent::cpu_us() - cpu, json!({})))
+    Ok(report(records, took, cpu_us() - cpu, json!({})))
 }
 
 fn poll(consumer: &BaseConsumer<Quiet>, partitions: usize, mut each: impl FnMut(&[u8])) -> Result<u64, CliError> {
@@ -236,7 +241,7 @@ impl Folding {
 }
 
 fn fold(config: &Config, settings: &KafkaSettings, calls_output: bool) -> Result<Value, CliError> {
-    let (began, cpu) = (Instant::now(), spent::cpu_us());
+    let (began, cpu) = (Instant::now(), cpu_us());
     let folding = Folding::start(config, settings, calls_output)?;
     let took = folding.folded()?;
     let start = began.elapsed().saturating_sub(took);
@@ -244,7 +249,7 @@ fn fold(config: &Config, settings: &KafkaSettings, calls_output: bool) -> Result
     let row = report(
         records,
         took,
-        spent::cpu_us() - cpu,
+        cpu_us() - cpu,
         json!({
             "start_seconds": start.as_secs_f64(),
             "remembered_calls": folding.sum(|p| p.shelf.len() + p.machine.calls.resident()),
@@ -270,7 +275,7 @@ fn live(config: &Config, settings: &KafkaSettings) -> Result<(), CliError> {
         let _ = std::io::stdin().lock().read_line(&mut line);
         let _ = told.send(serde_json::from_str::<BTreeMap<u32, u64>>(&line).unwrap_or_default());
     });
-    let cpu = spent::cpu_us();
+    let cpu = cpu_us();
     let mut until: Option<BTreeMap<u32, u64>> = None;
     let mut stood: Vec<Vec<(u64, u64)>> = vec![Vec::new(); folding.ends.len()];
     loop {
@@ -291,7 +296,7 @@ fn live(config: &Config, settings: &KafkaSettings) -> Result<(), CliError> {
         }
         std::thread::sleep(LOOK_EVERY);
     }
-    println!("{}", json!({"stood": stood, "cpu_us": spent::cpu_us() - cpu}));
+    println!("{}", json!({"stood": stood, "cpu_us": cpu_us() - cpu}));
     folding.running.stop();
     Ok(())
 }

@@ -8,13 +8,14 @@ mod bodies;
 mod client;
 mod reading;
 mod report;
-mod served;
 mod times;
 mod watching;
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,10 +25,12 @@ use self::bodies::{Bodies, Format};
 use self::client::{Posted, post};
 use self::reading::{answered, percentile_us, read, see};
 use self::report::{Report, Rest, Watched};
-use self::served::{Scratch, Served};
 use self::times::Times;
 use self::watching::Watching;
 use super::CliError;
+use super::bench::failed;
+use super::bench::scratch::Scratch;
+use super::bench::served::Served;
 use crate::model::Ms;
 use crate::workload::dense::Dense;
 
@@ -73,10 +76,6 @@ pub struct BenchServe {
     server: Option<PathBuf>,
 }
 
-fn failed(what: impl std::fmt::Display) -> CliError {
-    CliError::Finding(what.to_string())
-}
-
 /// What all stages share.
 struct Stages<'a> {
     bench: &'a BenchServe,
@@ -104,12 +103,20 @@ impl BenchServe {
     }
 
     async fn measure(&self, quiet: bool) -> Result<Report, CliError> {
-        let folder = Scratch::new()?;
+        let folder = Scratch::make("serve")?;
         let binary = match &self.server {
             Some(binary) => binary.clone(),
             None => std::env::current_exe()?,
         };
-        let served = Served::start(&binary, &folder.0, self.partitions)?;
+        let made = Command::new(&binary)
+            .args(["init", "--json", "--partitions", &self.partitions.to_string(), "--data"])
+            .arg(folder.path())
+            .stdout(Stdio::null())
+            .status()?;
+        if !made.success() {
+            return Err(failed("no log could be made"));
+        }
+        let served = Served::start(&binary, [OsStr::new("--data"), folder.path().as_os_str()])?;
         // The last events lie some seconds before now, none ahead of the clock.
         let start_ms = chrono::Utc::now().timestamp_millis() - (EVENTS_MADE / 60) as Ms - 60_000;
         let dense = Dense {
@@ -202,7 +209,7 @@ impl Stages<'_> {
             seen,
             without,
             with,
-            resident_bytes: self.served.resident_bytes(),
+            resident_bytes: self.served.process().resident_bytes(),
         })
     }
 
@@ -225,10 +232,10 @@ impl Stages<'_> {
     }
 
     async fn unwatched(&self, bodies: &Arc<Bodies>) -> Result<Watched, CliError> {
-        let cpu = self.served.cpu();
+        let cpu = self.served.process().cpu();
         let posted = self.post(bodies, self.bench.length(), None).await?;
         Ok(Watched {
-            cpu: self.served.cpu().saturating_sub(cpu),
+            cpu: self.served.process().cpu().saturating_sub(cpu),
             posted,
             messages: 0,
         })
