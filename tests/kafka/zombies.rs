@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use prost::Message;
-use rdkafka::consumer::Consumer;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, Producer};
 use reckon::log::NewRecord;
 use reckon::log::placement::partition_of;
@@ -16,6 +16,7 @@ use reckon::wire::record::Kind;
 use crate::broker::{Broker, shared};
 use crate::fleet::{Fleet, SESSION_MS, eventually, usage};
 use crate::outputs;
+use crate::served::Served;
 use crate::topics::Topics;
 
 /// 1 September 2026.
@@ -119,6 +120,42 @@ fn an_owner_that_wakes_after_its_partitions_moved_emits_nothing_more() {
     outputs::all_delivered(&topics, &topics.fold(), Duration::from_secs(60));
 }
 
+/// How long what a stopped process has sent may take to reach its broker and be answered there.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
+
+/// Stops the owner of partition 0 while statements come out, in the midst of a transaction, and lets it go on when the broker has
+/// aborted that: how many records it was in. A transaction whose commit was on its way when it was stopped is none: the next one is
+/// tried, and `None` if they have come to an end.
+fn stopped_within_a_transaction(topics: &Topics, owner: &Served) -> Option<i64> {
+    let name = topics.settings.output(Topic::Statements);
+    let (all, settled) = (topics.consumer("read_uncommitted"), topics.consumer("read_committed"));
+    let end = |consumer: &BaseConsumer| {
+        let ends = consumer.fetch_watermarks(&name, 0, Duration::from_secs(10));
+        ends.expect("its end").1
+    };
+    let mut seen = end(&all);
+    let mut risen_at = Instant::now();
+    while risen_at.elapsed() < Duration::from_secs(5) {
+        let high = end(&all);
+        if high == seen {
+            continue;
+        }
+        owner.signal("STOP");
+        std::thread::sleep(ON_ITS_WAY);
+        let (stable, high) = (end(&settled), end(&all));
+        if stable < high {
+            eventually("the abort of what lasts too long", Duration::from_secs(20), || {
+                (end(&settled) > high).then_some(())
+            });
+            owner.signal("CONT");
+            return Some(high - stable);
+        }
+        owner.signal("CONT");
+        (seen, risen_at) = (high, Instant::now());
+    }
+    None
+}
+
 #[test]
 fn an_owner_fenced_by_a_rival_or_by_a_time_out_starts_over() {
     let broker = Broker::start(
@@ -150,20 +187,19 @@ fn an_owner_fenced_by_a_rival_or_by_a_time_out_starts_over() {
     assert!(fleet.said("owner").contains("interrupted"), "{}", fleet.said("owner"));
     let interruptions = fleet.said("owner").matches("interrupted").count();
     // A close of many statements is many transactions: it is stopped within one, for longer than that may last.
-    let name = topics.settings.output(Topic::Statements);
-    let looking = topics.consumer("read_uncommitted");
-    let high = || {
-        let ends = looking.fetch_watermarks(&name, 0, Duration::from_secs(10));
-        ends.expect("its end").1
-    };
-    let before = high();
-    tick(&topics, START + 40 * DAY);
-    while high() == before {}
-    owner.signal("STOP");
-    let stopped_at = high();
-    std::thread::sleep(Duration::from_millis(4_500));
-    owner.signal("CONT");
-    println!("stopped after {} records of the close", stopped_at - before);
+    let cut = (1..=8).find_map(|month: u32| {
+        let close = START + i64::from(month) * 35 * DAY;
+        tick(&topics, close);
+        stopped_within_a_transaction(&topics, &owner).or_else(|| {
+            // All of this month's came out: the next one's are tried.
+            calls(&topics, 6_000, 1 + month, close);
+            None
+        })
+    });
+    println!(
+        "stopped {} records into a transaction",
+        cut.expect("a transaction that is met under way")
+    );
     outputs::all_delivered(&topics, &topics.fold(), Duration::from_secs(60));
     let said = fleet.said("owner");
     assert!(said.matches("interrupted").count() > interruptions, "{said}");
