@@ -2,6 +2,7 @@
 
 pub(super) mod scratch;
 pub(super) mod served;
+pub(super) mod times;
 
 use clap::{Args, Subcommand};
 

@@ -116,6 +116,16 @@ impl Admin {
         for result in self.done(self.client.create_partitions([&more], &self.options)) {
             result.expect("more partitions");
         }
+        self.await_partitions(topic, partitions);
+    }
+
+    /// Waits until brokers say so too: the controller is done before they have heard of it.
+    fn await_partitions(&self, topic: &str, partitions: u32) {
+        eventually("the partitions are known", WAIT, || {
+            let found = self.client.inner().fetch_metadata(Some(topic), WAIT).expect("metadata");
+            let count = found.topics().first().map_or(0, |t| t.partitions().len());
+            (count == partitions as usize).then_some(())
+        });
     }
 
     fn make(&self, topic: &str, partitions: u32) {
@@ -131,6 +141,7 @@ impl Admin {
         for result in self.done(self.client.create_topics([&new], &self.options)) {
             result.expect("made");
         }
+        self.await_partitions(topic, partitions);
     }
 
     /// Removes a topic. Another one can be made by its name when it returns.

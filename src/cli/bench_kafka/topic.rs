@@ -36,6 +36,10 @@ const GONE_WAIT: Duration = Duration::from_secs(30);
 /// How far ahead of its time an event may be sent.
 const AHEAD_MS: Ms = 5;
 
+/// Events that are sent sooner than this after the first are not stamped: the producer connects meanwhile and gets its id, and
+/// half a second of them wait for that, whoever reads them then.
+const CONNECTED_MS: Ms = 1_000;
+
 /// Events between two looks at what was delivered.
 const REPORTS_EVERY: u64 = 256;
 
@@ -156,11 +160,8 @@ impl Topics {
             }
             events += 1;
             bytes_len += bytes.len() as u64;
-            let stamp = if stamped > 0 && events.is_multiple_of(stamped) {
-                now_nanos()
-            } else {
-                0
-            };
+            let is_stamped = stamped > 0 && events.is_multiple_of(stamped) && at >= dense.start_ms + CONNECTED_MS;
+            let stamp = if is_stamped { now_nanos() } else { 0 };
             let account = decode(bytes).map_or("", |e| e.account);
             result = feed.send(partition_of(account, self.partitions()), account, bytes, stamp);
         });
@@ -215,7 +216,7 @@ pub(super) struct Filled {
 pub(super) struct Delivered {
     pub(super) partition: u32,
     pub(super) offset: u64,
-    /// When it was handed to the producer.
+    /// When it was handed to the producer, in nanoseconds.
     pub(super) sent: u64,
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -9,6 +10,7 @@ use super::stage::Kind;
 use super::topic::Topics;
 use super::{BenchKafka, Scratch, failed};
 use crate::cli::CliError;
+use crate::cli::bench::times::Times;
 use crate::workload::dense::Dense;
 
 /// One event of so many is followed.
@@ -49,18 +51,14 @@ impl BenchKafka {
         }
         let row: Value = serde_json::from_str(&line()?)?;
         let stood: Vec<Vec<(u64, u64)>> = serde_json::from_value(row["stood"].clone())?;
-        let mut waits_us: Vec<u64> = Vec::new();
+        let mut waits = Times::default();
         for event in &filled.delivered {
             let stood = stood.get(event.partition as usize).map_or(&[][..], Vec::as_slice);
             let at = stood.partition_point(|(_, next_offset)| *next_offset <= event.offset);
             let seen = stood.get(at).ok_or_else(|| failed("an event was never folded"))?.0;
-            waits_us.push(seen.saturating_sub(event.sent) / 1_000);
+            waits.push(Duration::from_nanos(seen.saturating_sub(event.sent)));
         }
-        waits_us.sort_unstable();
-        let percentile = |of_1000: usize| {
-            let last = waits_us.len().saturating_sub(1);
-            waits_us.get(last * of_1000 / 1_000).copied().unwrap_or(0) as f64 / 1_000.0
-        };
+        let ms = |of_1000: usize| waits.percentile_us(of_1000) as f64 / 1_000.0;
         let ended = child.0.wait()?;
         topics.remove()?;
         if !ended.success() {
@@ -69,10 +67,10 @@ impl BenchKafka {
         Ok(json!({
             "asked_events_per_second": rate,
             "events_per_second": filled.events as f64 / filled.took.as_secs_f64(),
-            "followed": waits_us.len(),
-            "p50_ms": percentile(500),
-            "p99_ms": percentile(990),
-            "max_ms": percentile(1_000),
+            "followed": filled.delivered.len(),
+            "p50_ms": ms(500),
+            "p99_ms": ms(990),
+            "max_ms": ms(1_000),
             "fold_cpu_us_per_event": row["cpu_us"].as_f64().unwrap_or(0.0) / filled.events.max(1) as f64,
         }))
     }

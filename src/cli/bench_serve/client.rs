@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use super::bodies::Bodies;
 use super::failed;
-use super::times::Times;
 use crate::cli::CliError;
+use crate::cli::bench::times::Times;
 
 /// One connection that is kept.
 pub struct Client {

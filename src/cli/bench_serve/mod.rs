@@ -8,7 +8,7 @@ mod bodies;
 mod client;
 mod reading;
 mod report;
-mod times;
+
 mod watching;
 
 use std::collections::BTreeSet;
@@ -25,12 +25,12 @@ use self::bodies::{Bodies, Format};
 use self::client::{Posted, post};
 use self::reading::{answered, percentile_us, read, see};
 use self::report::{Report, Rest, Watched};
-use self::times::Times;
 use self::watching::Watching;
 use super::CliError;
 use super::bench::failed;
 use super::bench::scratch::Scratch;
 use super::bench::served::Served;
+use super::bench::times::{self, Times};
 use crate::model::Ms;
 use crate::workload::dense::Dense;
 

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::failed;
-use super::times::Times;
 use crate::cli::CliError;
+use crate::cli::bench::times::Times;
 use crate::workload::dense::account_id;
 use crate::workload::seed::Seed;
 

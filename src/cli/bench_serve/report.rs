@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::BenchServe;
 use super::bodies::Format;
 use super::client::Posted;
-use super::times::{Times, median, ms};
+use crate::cli::bench::times::{Times, median, ms};
 use crate::cli::terminal::{Table, bytes, grouped};
 
 /// Reads at full ingest.
