@@ -95,7 +95,7 @@ impl DryRun {
         // Nothing is stored, so nothing has to be loaded.
         while self.machine.advance(&record) != Advance::Done {}
         while self.machine.settle_down() != Advance::Done {}
-        let outputs = self.machine.outputs.take();
+        let (outputs, _) = self.machine.outputs.take();
         let mut rejects = outputs.iter().filter(|o| o.topic == Topic::Rejects);
         rejects.find_map(|o| pb::Rejected::decode(o.body.as_slice()).ok())
     }

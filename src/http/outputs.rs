@@ -160,19 +160,28 @@ fn rows(partition: u32, outputs: &[Output]) -> Vec<OutputRow> {
     outputs.iter().map(row).collect()
 }
 
-fn take(live: &Live, topic: Topic, after: u64, limit: usize, at_a_time: usize) -> Result<Vec<Output>, ReadError> {
+/// Outputs, and whether the topic shows no more of them.
+fn take(
+    live: &Live,
+    topic: Topic,
+    after: u64,
+    limit: usize,
+    at_a_time: usize,
+) -> Result<(Vec<Output>, bool), ReadError> {
     let mut taken = Vec::new();
     let (mut after, mut bytes) = (after, 0);
     while taken.len() < limit && bytes < BYTES_MAX {
         let some = live
             .log()
             .read_outputs(live.number, topic, after, (limit - taken.len()).min(at_a_time))?;
-        let Some(last) = some.last() else { break };
+        let Some(last) = some.last() else {
+            return Ok((taken, true));
+        };
         after = last.sequence;
         bytes += some.iter().map(|o| o.body.len()).sum::<usize>();
         taken.extend(some);
     }
-    Ok(taken)
+    Ok((taken, false))
 }
 
 /// Whether there is an output of that sequence.
@@ -265,7 +274,20 @@ pub async fn outputs(
         let taken = read(move || {
             // Before the outputs: what is delivered later may not be among them.
             let standing = reader.delivered().ok().flatten();
-            Ok((standing, take(&reader, topic, after, limit, at_a_time)))
+            let tail = reader
+                .log()
+                .output_tail(reader.number, topic)
+                .map_or(0, |tail| tail.sequence);
+            let taken = take(&reader, topic, after, limit, at_a_time);
+            Ok(match taken {
+                // Brokers say that outputs are delivered before they show them: then the end that is seen isn't the end.
+                Ok((outputs, true)) => {
+                    let is_end = outputs.last().map_or(after, |last| last.sequence) >= tail;
+                    (standing.filter(|_| is_end), Ok(outputs))
+                }
+                Ok((outputs, false)) => (standing, Ok(outputs)),
+                Err(cause) => (standing, Err(cause)),
+            })
         });
         let (standing, taken) = taken.await?;
         // A cursor that is beyond the end may also be refused by the log.

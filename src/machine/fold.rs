@@ -341,7 +341,8 @@ impl Machine {
         let fired = self.fire(now);
         match fired {
             Advance::Done => {
-                self.settling = false;
+                // What was left was a step too: whoever has committed up to the one before has something to commit again.
+                self.position.step += u64::from(std::mem::take(&mut self.settling));
                 self.digest.seal(self.position.next_offset);
             }
             Advance::More => {

@@ -50,7 +50,7 @@ impl Machine {
             Accounts::hash(account),
             [to.into(), record.append_ms as u64],
         );
-        self.outputs.forwards.push(Forward {
+        self.outputs.pass_on(Forward {
             offset: record.offset,
             to,
             append_ms: record.append_ms,

@@ -91,6 +91,8 @@ pub struct Outputs {
     pub pending: Vec<Output>,
     /// Misplaced events to be passed on, not yet taken by the shell.
     pub forwards: Vec<Forward>,
+    /// Bytes of both.
+    pub bytes: usize,
     /// Verdicts not yet in a chunk, each as a field of `CallsSettled`. Kept with the state, so that chunks split by what the log holds alone.
     pub calls: Vec<u8>,
     /// Log time of the first of them.
@@ -104,6 +106,7 @@ impl Outputs {
     pub fn push(&mut self, topic: Topic, body: Vec<u8>) -> Tail {
         let tail = self.tails[topic as usize].next(topic, &body);
         self.tails[topic as usize] = tail;
+        self.bytes += body.len();
         self.pending.push(Output {
             topic,
             sequence: tail.sequence,
@@ -142,9 +145,16 @@ impl Outputs {
         }
     }
 
+    /// Decides that a misplaced event is passed on.
+    pub fn pass_on(&mut self, forward: Forward) {
+        self.bytes += forward.bytes.len();
+        self.forwards.push(forward);
+    }
+
     /// Decided and not yet taken.
-    pub fn take(&mut self) -> Vec<Output> {
-        std::mem::take(&mut self.pending)
+    pub fn take(&mut self) -> (Vec<Output>, Vec<Forward>) {
+        self.bytes = 0;
+        (std::mem::take(&mut self.pending), std::mem::take(&mut self.forwards))
     }
 }
 

@@ -194,7 +194,11 @@ impl Taken {
             let outputs = live
                 .log()
                 .read_outputs(live.number, Topic::Statements, sequence - 1, 1)?;
-            body = outputs.into_iter().find(|o| o.sequence == sequence).map(|o| o.body);
+            // Brokers say that it is delivered before they show it. Another one in its place: retention has removed it.
+            let Some(found) = outputs.into_iter().next() else {
+                return Err(ReadError::NotServed { partition: live.number });
+            };
+            body = (found.sequence == sequence).then_some(found.body);
         }
         let record: Option<pb::StatementRecord> = body.and_then(|b| prost::Message::decode(b.as_slice()).ok());
         Ok(match record.and_then(|r| r.body) {

@@ -65,16 +65,14 @@ impl Partition {
     pub(super) fn begin_commit(&mut self) -> Result<Option<Commit>, PartitionError> {
         if self.rocks.read_only {
             self.machine.outputs.take();
-            self.machine.outputs.forwards.clear();
             return Ok(None);
         }
         let started = Instant::now();
         // Those that were compared a moment ago are out: they need no outbox, and when a partition is folded anew from its
         // beginning there are more of them than memory holds.
         let delivered = self.delivered_up_to()?;
-        let mut outputs = self.machine.outputs.take();
+        let (mut outputs, forwards) = self.machine.outputs.take();
         outputs.retain(|output| output.sequence > delivered[output.topic as usize]);
-        let forwards = std::mem::take(&mut self.machine.outputs.forwards);
         let (first_output, first_forward) = (self.unsent.len(), self.forwarding.unsent.len());
         self.unsent.extend(outputs);
         let forwards = self.forwarding.to_keep(forwards);

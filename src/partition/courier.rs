@@ -42,6 +42,8 @@ pub(super) struct Arrived {
     pub outputs: usize,
     /// Misplaced events appended where they belong.
     pub forwards: usize,
+    /// Whether those are all of the load's.
+    pub is_forwarded: bool,
     /// What the log was told.
     pub acknowledged: Option<u64>,
     /// Where the partition stands whose outputs are all out.
@@ -55,7 +57,7 @@ impl Load {
 
     /// Takes it there.
     pub(super) fn carry(&self, log: &dyn Log, partition: u32) -> Result<Arrived, PartitionError> {
-        forwarding::append(log, partition, &self.forwards)?;
+        // First: what others can't take must not keep back what is ours.
         if !self.outputs.is_empty() {
             let began = Instant::now();
             log.append_outputs(partition, &self.outputs)?;
@@ -64,13 +66,25 @@ impl Load {
         if let Some(below) = self.prune_below {
             log.prune(partition, below, self.retention)?;
         }
-        if let Some(below) = self.acknowledge {
-            log.acknowledge(partition, below)?;
-        }
+        let forwards = forwarding::append(log, partition, &self.forwards)?;
+        let done = self.acknowledge.filter(|_| forwards == self.forwards.len());
+        let acknowledged = match done.map(|below| log.acknowledge(partition, below)) {
+            // It is told again with the next load. Whoever has lost the partition is fenced by the outputs' transactions.
+            Some(Err(cause)) if cause.is_interruption() => {
+                tracing::debug!(partition, %cause, "the log wasn't told how far everything is done");
+                None
+            }
+            Some(told) => {
+                told?;
+                done
+            }
+            None => None,
+        };
         Ok(Arrived {
             outputs: self.outputs.len(),
-            forwards: self.forwards.len(),
-            acknowledged: self.acknowledge,
+            forwards,
+            is_forwarded: forwards == self.forwards.len(),
+            acknowledged,
             standing: self.standing,
         })
     }
@@ -81,19 +95,21 @@ impl Partition {
     /// be on its way.
     pub(super) fn next_load(&mut self, now: bool) -> Result<Load, PartitionError> {
         let may_leave = self.unsent.is_empty() || self.reach_tails()?;
+        let forwards = self.forwarding.may_leave(now);
+        let all_leave = may_leave && forwards.len() == self.forwarding.unsent.len();
         Ok(Load {
             outputs: if may_leave { self.unsent.clone() } else { Vec::new() },
-            forwards: self.forwarding.unsent.clone(),
+            forwards: forwards.to_vec(),
             prune_below: self.prune_below.take(),
             retention: self.settings.retention,
-            acknowledge: may_leave.then(|| self.to_acknowledge(now)).flatten(),
-            standing: (may_leave && !self.has_uncommitted()).then(|| Standing::of(self)),
+            acknowledge: all_leave.then(|| self.to_acknowledge(now)).flatten(),
+            standing: (may_leave && self.is_settled()).then(|| Standing::of(self)),
         })
     }
 
     /// Takes a load as arrived: the rows of its outputs and events go with the next commit.
     pub(super) fn arrived(&mut self, arrived: Arrived) {
-        self.forwarded(arrived.forwards);
+        self.forwarded(arrived.forwards, arrived.is_forwarded);
         self.sent(arrived.outputs);
         if let Some(below) = arrived.acknowledged {
             self.acknowledged(below);
@@ -117,7 +133,7 @@ impl Partition {
     /// Whether so much waits to leave that no more should be decided before some of it has arrived.
     pub(super) fn is_full(&self) -> bool {
         let bytes: usize = self.unsent.iter().map(|output| output.body.len()).sum();
-        bytes >= UNSENT_BYTES_MAX || self.forwarding.unsent.len() >= forwarding::WAITING_MAX
+        bytes >= UNSENT_BYTES_MAX || self.forwarding.is_full()
     }
 }
 

@@ -13,6 +13,16 @@ pub(super) const WAITING_MAX: usize = 8_192;
 /// Events appended at a time.
 const APPENDED_MAX: usize = 1_024;
 
+/// Bytes of misplaced events that may be committed and not appended where they belong.
+const WAITING_BYTES_MAX: usize = 16 << 20;
+
+/// How long those wait that couldn't be appended: a partition without a leader is without it for seconds, and takes others' time.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// What is passed on of a record: as much as producers and topics take by their defaults, with room for key and headers. Whatever is
+/// longer than [`RECORD_BYTES_MAX`](crate::model::limits::RECORD_BYTES_MAX) is rejected where it belongs, for its length.
+const FORWARDED_BYTES_MAX: usize = 900 << 10;
+
 /// How often the log is told how far everything is done.
 const ACKNOWLEDGE_EVERY: Duration = Duration::from_secs(1);
 
@@ -25,6 +35,8 @@ pub(super) struct Forwarding {
     pub unsent: Vec<Forward>,
     /// Offsets of those that are, since the last commit: their rows go with the next one.
     pub sent: Vec<u64>,
+    /// Since when some couldn't be appended.
+    failed_at: Option<Instant>,
     /// Position that the log was told last, and when.
     acknowledged: (u64, Option<Instant>),
 }
@@ -37,6 +49,7 @@ impl Forwarding {
             below,
             unsent,
             sent: sent.into_iter().map(|forward| forward.offset).collect(),
+            failed_at: None,
             // Never less: a store may be behind what the log was told.
             acknowledged: (below, None),
         }
@@ -54,15 +67,35 @@ impl Forwarding {
         found
     }
 
-    /// Takes the first `count` as sent.
-    pub fn sent(&mut self, count: usize) {
+    /// What may leave: all, or none while what failed is left alone for a while.
+    pub fn may_leave(&self, now: bool) -> &[Forward] {
+        let waits = self.failed_at.is_some_and(|at| at.elapsed() < RETRY_AFTER);
+        if waits && !now && !self.is_full() {
+            &[]
+        } else {
+            &self.unsent
+        }
+    }
+
+    /// Whether as many wait as may.
+    pub fn is_full(&self) -> bool {
+        let bytes = || self.unsent.iter().map(|forward| forward.bytes.len()).sum::<usize>();
+        self.unsent.len() >= WAITING_MAX || bytes() >= WAITING_BYTES_MAX
+    }
+
+    /// Takes the first `count` as sent; without `all`, the next one couldn't be.
+    pub fn sent(&mut self, count: usize, all: bool) {
+        if count > 0 || !all {
+            self.failed_at = (!all).then(Instant::now);
+        }
         self.sent
             .extend(self.unsent.drain(..count).map(|forward| forward.offset));
     }
 }
 
-/// Appends events that were found in `partition` where they belong.
-pub(super) fn append(log: &dyn Log, partition: u32, forwards: &[Forward]) -> Result<(), LogError> {
+/// Appends events that were found in `partition` where they belong: how many of them, the rest couldn't be just now.
+pub(super) fn append(log: &dyn Log, partition: u32, forwards: &[Forward]) -> Result<usize, LogError> {
+    let mut appended = 0;
     for some in forwards.chunks(APPENDED_MAX) {
         let records = some.iter().map(|forward| {
             let record = NewRecord {
@@ -71,13 +104,24 @@ pub(super) fn append(log: &dyn Log, partition: u32, forwards: &[Forward]) -> Res
                     offset: forward.offset,
                     append_ms: forward.append_ms,
                 }),
-                ..NewRecord::new(Kind::Event, forward.bytes.clone())
+                ..NewRecord::new(
+                    Kind::Event,
+                    forward.bytes[..forward.bytes.len().min(FORWARDED_BYTES_MAX)].to_vec(),
+                )
             };
             (Place::One(forward.to), record)
         });
-        log.append_placed(records.collect())?;
+        match log.append_placed(records.collect()) {
+            Ok(_) => appended += some.len(),
+            Err(cause) if cause.is_interruption() => {
+                let (first, waiting) = (some[0].to, forwards.len() - appended);
+                tracing::warn!(partition, to = first, waiting, %cause, "misplaced events can't be passed on yet");
+                break;
+            }
+            Err(cause) => return Err(cause),
+        }
     }
-    Ok(())
+    Ok(appended)
 }
 
 impl Partition {

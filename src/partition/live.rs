@@ -197,6 +197,11 @@ impl Live {
         self.servings.fetch_add(1, Ordering::AcqRel);
         let standing = Standing::of(&partition);
         let mut served = self.partition.write();
+        // Where the one before stood says nothing of this one, also to those that look before they are woken.
+        self.standing.send_if_modified(|known| {
+            *known = standing;
+            false
+        });
         *self.store.lock() = Arc::downgrade(&partition.rocks);
         // Another store may have given other numbers.
         *self.words.lock() = Arc::default();
@@ -206,7 +211,7 @@ impl Live {
         *served = Some(partition);
         drop(served);
         // Whoever is woken by it finds the partition.
-        self.standing.send_replace(standing);
+        self.standing.send_modify(|_| {});
         self.delivered.send_replace(None);
         self.run_errands();
         Ok(())
@@ -245,7 +250,7 @@ impl Live {
 
     /// Up to where everything that the folded records led to is delivered; `None` until that is known.
     pub fn delivered(&self) -> Result<Option<Standing>, ReadError> {
-        let now = self.read(|p| (p.undelivered() == 0 && !p.has_uncommitted()).then(|| Standing::of(p)))?;
+        let now = self.read(|p| (p.undelivered() == 0 && p.is_settled()).then(|| Standing::of(p)))?;
         Ok(now.or_else(|| *self.delivered.borrow()))
     }
 
@@ -262,7 +267,12 @@ impl Live {
 
     /// What waits is compared with what was delivered while the partition was taken over anew.
     pub fn taken_over(&self) -> Result<(), PartitionError> {
-        self.write(Partition::taken_over).map(drop)
+        self.write(|p| {
+            p.caught_up = false;
+            Ok(())
+        })?;
+        // The log may have to be asked.
+        self.read(|p| p.compare(&p.unsent)).unwrap_or(Ok(()))
     }
 
     /// Whether it has folded all that was in the log when it was opened: from then on its counters don't repeat themselves.
@@ -417,6 +427,10 @@ impl Live {
     fn fold_until(&self, stop: &Stop, courier: &mut Courier) -> Result<(), PartitionError> {
         let mut batch = Batch::default();
         let poll_bytes = self.read(|p| p.settings.poll_bytes).unwrap_or(1 << 20);
+        // What the last record left goes on though no other comes.
+        if !self.fold_batch(&batch, stop, courier)? {
+            return Ok(());
+        }
         while !stop.is_set() {
             let from = self.standing().next_offset;
             if self.log.wait(self.number, from, IDLE_WAIT)? {
@@ -431,12 +445,14 @@ impl Live {
                     return Ok(());
                 }
             } else {
-                let idle = self.write(|p| {
+                let reached = self.write(|p| {
                     p.behind = false;
-                    p.check_tails()
+                    p.reach_tails()
                 })?;
-                if idle.is_none() {
-                    return Ok(());
+                match reached {
+                    None => return Ok(()),
+                    Some(true) => {}
+                    Some(false) => self.read(Partition::check_end).unwrap_or(Ok(()))?,
                 }
                 self.send_off(courier)?;
             }
@@ -448,7 +464,7 @@ impl Live {
     /// Whether the partition is still served.
     fn fold_batch(&self, batch: &Batch, stop: &Stop, courier: &mut Courier) -> Result<bool, PartitionError> {
         let mut at = 0;
-        let mut settling = false;
+        let mut settling = self.read(|p| p.machine.settling).unwrap_or(false);
         let mut turn = None;
         while at < batch.len() || settling {
             turn.get_or_insert_with(turns::take);

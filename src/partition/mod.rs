@@ -1,6 +1,7 @@
 //! The imperative shell around one machine: poll, decode, bring in what is packed, apply, commit, emit.
 
 pub mod account;
+mod backoff;
 pub mod backup;
 mod commit;
 mod courier;

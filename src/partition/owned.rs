@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::backoff::Backoff;
 use super::early::Early;
 use super::live::{Live, Stop};
 use super::running::Opening;
@@ -36,9 +37,6 @@ use crate::log::{Batch, Log, LogError};
 
 /// How long the group's taking of partitions waits for their folds to end. It is safe not to wait: their outputs are fenced.
 const REVOKE_WAIT: Duration = Duration::from_secs(5);
-
-/// How long a partition waits before it is taken over again, at first and at most.
-const RETRY_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// How long a halted partition waits before it is looked at again.
 const HALTED_WAIT: Duration = Duration::from_secs(30);
@@ -128,7 +126,15 @@ impl Folds {
 
     /// Begins to fold a partition.
     pub(super) fn begin(self: &Arc<Self>, number: u32) -> std::io::Result<()> {
-        let before = self.owned.lock().remove(&number);
+        let mut owned = self.owned.lock();
+        // What is assigned while the end is under way would be folded by a thread that nobody ends.
+        if self.ending.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let before = owned.remove(&number);
+        if let Some(before) = &before {
+            before.stop.set();
+        }
         let (stop, quiet) = (Stop::default(), Quiet::default());
         let (folds, told, set_at_end) = (Arc::clone(self), stop.clone(), SetAtEnd(quiet.clone()));
         let thread = std::thread::Builder::new().name(format!("fold-{number}")).spawn(move || {
@@ -143,12 +149,13 @@ impl Folds {
             drop(set_at_end);
             folds.halted.lock().remove(&number);
             if let Some(partition) = folds.partitions[number as usize].take()
-                && let Err(cause) = partition.close()
+                && let Err(cause) = partition.put_away()
             {
-                tracing::debug!(partition = number, %cause, "not everything could be put on disk; it is folded again next time");
+                tracing::warn!(partition = number, %cause, "not everything could be put on disk; it is folded again next time");
             }
         })?;
-        self.owned.lock().insert(number, Owned { stop, quiet, thread });
+        owned.insert(number, Owned { stop, quiet, thread });
+        drop(owned);
         self.remember();
         Ok(())
     }
@@ -188,8 +195,10 @@ impl Folds {
 
     /// Folds and emits nothing more; nobody waits for it.
     pub(super) fn stop_all(&self) {
+        let owned = self.owned.lock();
         self.ending.store(true, Ordering::Release);
-        self.owned.lock().values().for_each(|owned| owned.stop.set());
+        owned.values().for_each(|owned| owned.stop.set());
+        drop(owned);
     }
 
     /// Ends every fold, and puts everything on disk.
@@ -207,7 +216,7 @@ impl Folds {
     /// Takes a partition over, serves and folds it, and begins anew after whatever ends that, until told to stop.
     fn follow(&self, number: u32, stop: &Stop) {
         let live = &self.partitions[number as usize];
-        let mut wait = RETRY_WAIT.0;
+        let mut backoff = Backoff::new();
         while !stop.is_set() {
             let began = Instant::now();
             // Whatever was half done is let go of: the store has what was committed, the tails have what was delivered.
@@ -221,15 +230,9 @@ impl Folds {
             }
             let interrupted = cause.is_interruption() || cause.is_disk_full() || cause.is_still_held();
             if interrupted || matches!(cause, PartitionError::Log(LogError::NotOwned { .. })) {
-                // Whoever held out for long begins with short waits again.
-                wait = if began.elapsed() > HALTED_WAIT {
-                    RETRY_WAIT.0
-                } else {
-                    wait
-                };
+                let wait = backoff.after(began.elapsed());
                 tracing::warn!(partition = number, %cause, wait_ms = wait.as_millis() as u64, "the partition is taken over anew");
                 stop.wait(wait);
-                wait = (wait * 2).min(RETRY_WAIT.1);
             } else {
                 tracing::error!(partition = number, %cause, "the partition is halted; the others go on");
                 self.halted.lock().insert(number, cause.to_string());
@@ -255,11 +258,16 @@ impl Folds {
             took_ms = began.elapsed().as_millis() as u64,
             "taken over"
         );
+        let mut backoff = Backoff::new();
         loop {
+            let began = Instant::now();
             // What waits from before goes first: nothing may come that would make it go.
             match live.commit().and_then(|()| live.fold(stop)) {
                 Err(cause) if cause.is_interruption() => {
-                    tracing::warn!(partition = number, %cause, "interrupted");
+                    // Each take-over leaves its barrier in the outputs: what fails at once must not go round at once.
+                    let wait = backoff.after(began.elapsed());
+                    tracing::warn!(partition = number, %cause, wait_ms = wait.as_millis() as u64, "interrupted");
+                    stop.wait(wait);
                 }
                 result => return result,
             }
@@ -275,14 +283,15 @@ impl Folds {
     /// Makes this process the one that puts out the partition's outputs, as often as it takes. Whether it came to that before
     /// nobody wanted it any more.
     fn take_over(&self, number: u32, is_vain: impl Fn() -> bool, stop: &Stop) -> Result<bool, LogError> {
-        let mut wait = RETRY_WAIT.0;
+        let mut backoff = Backoff::new();
         while !is_vain() {
+            let began = Instant::now();
             match self.log.take_over(number) {
                 Ok(()) => return Ok(true),
                 Err(cause) if cause.is_interruption() => {
+                    let wait = backoff.after(began.elapsed());
                     tracing::warn!(partition = number, %cause, wait_ms = wait.as_millis() as u64, "not taken over yet");
                     stop.wait(wait);
-                    wait = (wait * 2).min(RETRY_WAIT.1);
                 }
                 Err(cause) => return Err(cause),
             }

@@ -36,6 +36,9 @@ const WARM_MAX: u64 = 1 << 20;
 /// So many times larger commits are, in events and time, while the fold is behind.
 const BEHIND_TIMES: u64 = 5;
 
+/// Bytes of outputs and misplaced events that are decided and not committed, after which a commit is due.
+const DECIDED_BYTES_MAX: usize = 32 << 20;
+
 /// Position and forget line up to which the store is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flushed {
@@ -127,7 +130,8 @@ impl Partition {
             Some(until) => batch.iter().take_while(|r| r.offset < until).count(),
             None => batch.len(),
         };
-        if count == 0 {
+        // The last record may have left something: it needs no other to go on.
+        if count == 0 && !self.machine.settling {
             self.reached_end(until.is_none())?;
             return Ok(false);
         }
@@ -204,12 +208,6 @@ impl Partition {
         Ok(())
     }
 
-    /// After the partition was taken over anew: what waits is compared with what was delivered meanwhile.
-    pub(super) fn taken_over(&mut self) -> Result<(), PartitionError> {
-        self.caught_up = false;
-        self.compare(&self.unsent)
-    }
-
     /// Before records of another leader are folded: the last one folded must still be where it was.
     pub(super) fn check_leader(&self, batch: &Batch) -> Result<(), PartitionError> {
         let Some(last) = self.last else { return Ok(()) };
@@ -233,7 +231,12 @@ impl Partition {
 
     /// At the log's end, once: the outputs delivered before must be among those that the log leads to.
     pub(super) fn check_tails(&mut self) -> Result<(), PartitionError> {
-        if !self.reach_tails()? && self.is_at_end()? {
+        if self.reach_tails()? { Ok(()) } else { self.check_end() }
+    }
+
+    /// The same where the tails aren't reached yet. It asks the log.
+    pub(super) fn check_end(&self) -> Result<(), PartitionError> {
+        if self.is_at_end()? {
             for topic in Topic::ALL {
                 let tail = self.log.output_tail(self.number, topic)?.sequence;
                 let folded = self.machine.outputs.tails[topic as usize].sequence;
@@ -328,6 +331,7 @@ impl Partition {
         let times = if self.behind { BEHIND_TIMES } else { 1 };
         since >= self.settings.commit_events.saturating_mul(times)
             || self.machine.outputs.forwards.len() >= forwarding::WAITING_MAX
+            || self.machine.outputs.bytes >= DECIDED_BYTES_MAX
             || (self.has_uncommitted()
                 && self.committed_at.elapsed().as_millis() as u64 >= self.settings.commit_ms.saturating_mul(times))
     }
@@ -335,6 +339,11 @@ impl Partition {
     /// Outputs that are decided and committed, and not known to be delivered.
     pub fn undelivered(&self) -> usize {
         self.unsent.len()
+    }
+
+    /// Whether all that the folded records led to is committed.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.has_uncommitted() && !self.machine.settling
     }
 
     /// Whether anything is folded that isn't committed.
@@ -481,8 +490,8 @@ impl Partition {
     }
 
     /// The same for misplaced events.
-    pub(super) fn forwarded(&mut self, count: usize) {
-        self.forwarding.sent(count);
+    pub(super) fn forwarded(&mut self, count: usize, all: bool) {
+        self.forwarding.sent(count, all);
         self.work.forwarded += count as u64;
     }
 
@@ -501,6 +510,18 @@ impl Partition {
         if !self.delivered.is_empty() || !self.forwarding.sent.is_empty() {
             self.commit()?;
         }
+        self.put_on_disk()
+    }
+
+    /// Puts on disk what is committed. Nothing leaves, nor is it asked what has left: others may own the partition by now.
+    pub(super) fn put_away(mut self) -> Result<(), PartitionError> {
+        if self.rocks.read_only {
+            return Ok(());
+        }
+        self.put_on_disk()
+    }
+
+    fn put_on_disk(&mut self) -> Result<(), PartitionError> {
         self.rocks.flush()?;
         self.flushed = self.state_on_disk();
         self.flushing = None;

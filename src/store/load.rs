@@ -68,6 +68,7 @@ pub fn load(rocks: &Rocks) -> Result<Option<Loaded>, StoreError> {
 
 fn restore_state(machine: &mut Machine, state: State) {
     machine.position = state.position;
+    machine.settling = state.settling;
     machine.authority = state.authority;
     machine.clock = state.clock;
     machine.digest = Digest::resume(state.digest);

@@ -14,7 +14,7 @@ use super::keys::{self, CF_OPEN, CF_SETTLED, CF_SETTLED_IDS, Meta};
 use crate::machine::clock::Source;
 
 /// Version of keys and values. Raise it with every change of `keys.rs`, `values.rs`, `packed.rs` or `state.rs`.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 
 /// Version of the fold: raised whenever the golden log's digest changes, so that no bill changes by accident.
 pub const FOLD_VERSION: u32 = 4;

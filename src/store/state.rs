@@ -19,6 +19,8 @@ use crate::wire::signature::Keys;
 pub struct State {
     /// How far.
     pub position: Position,
+    /// Whether the last record left something due that isn't all fired.
+    pub settling: bool,
     /// By what the operator's records are known.
     pub authority: Authority,
     /// Log time.
@@ -98,6 +100,7 @@ pub fn write(machine: &Machine, next_block: u64, oldest_block: u64) -> Vec<u8> {
     let mut w = Writer::default();
     w.uint(machine.position.next_offset);
     w.uint(machine.position.step);
+    w.byte(machine.settling.into());
     write_authority(&machine.authority, &mut w);
     let clock = &machine.clock;
     w.byte(u8::from(clock.source == Source::Ticks));
@@ -175,6 +178,7 @@ pub fn read(bytes: &[u8]) -> Result<State, Damaged> {
         next_offset: r.uint()?,
         step: r.uint()?,
     };
+    let settling = r.byte()? != 0;
     let authority = read_authority(r)?;
     let source = if r.byte()? == 0 { Source::Append } else { Source::Ticks };
     let clock = Clock {
@@ -241,6 +245,7 @@ pub fn read(bytes: &[u8]) -> Result<State, Damaged> {
     }
     Ok(State {
         position,
+        settling,
         authority,
         clock,
         digest,

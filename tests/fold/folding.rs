@@ -67,7 +67,7 @@ pub fn folded(entries: &[Entered], source: Source) -> (Machine, Vec<Output>) {
     machine.outputs.calls_on = true;
     let mut scratch = Vec::new();
     entries.iter().for_each(|e| fold(&mut machine, e, &mut scratch));
-    let outputs = machine.outputs.take();
+    let (outputs, _) = machine.outputs.take();
     (machine, outputs)
 }
 

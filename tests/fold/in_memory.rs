@@ -78,7 +78,7 @@ impl Checker {
         while self.machine.settle_down() != Advance::Done {}
         self.last_rejected = None;
         let mut chunks = vec![self.machine.outputs.calls.clone()];
-        for output in self.machine.outputs.take() {
+        for output in self.machine.outputs.take().0 {
             match output.topic {
                 Topic::Rejects => self.last_rejected = pb::Rejected::decode(output.body.as_slice()).ok(),
                 Topic::Statements => {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::folding::{Entered, entries, folded};
+use prost::Message;
 use reckon::log::memory::MemoryLog;
 use reckon::log::{Batch, Identity, Log, NewRecord};
 use reckon::machine::accounts::Standing;
@@ -18,6 +19,10 @@ use reckon::partition::worker::Partition;
 use reckon::store::keys::{self, table};
 use reckon::store::rocks::Budget;
 use reckon::store::values::Stored;
+use reckon::wire::check::timestamp;
+use reckon::wire::pb;
+use reckon::wire::pb::control::Body;
+use reckon::wire::record::Kind;
 use reckon::workload::arbitrary::Arbitrary;
 use reckon::workload::seed::Seed;
 use reckon::workload::synthetic::Synthetic;
@@ -314,4 +319,109 @@ fn outputs_that_differ_from_those_delivered_stop_the_fold() {
         stopped.to_string().contains("differs from what was delivered"),
         "{stopped}"
     );
+}
+
+/// A call of each of many accounts, in a month whose close is held, due and then released by the last record.
+fn released(accounts: u32) -> Vec<Entered> {
+    const START: i64 = 1_788_220_800_000;
+    let tick = |at: i64| Entered {
+        append_ms: at,
+        kind: Kind::Tick,
+        bytes: pb::Tick {
+            at: Some(timestamp(at)),
+        }
+        .encode_to_vec(),
+    };
+    let control = |at: i64, version: u64, body: Body| Entered {
+        append_ms: at,
+        kind: Kind::Control,
+        bytes: pb::Control {
+            id: format!("control-{version}"),
+            issued_at: Some(timestamp(at)),
+            actor: "kim@ops".to_owned(),
+            control_version: version,
+            body: Some(body),
+        }
+        .encode_to_vec(),
+    };
+    let call = |n: u32| {
+        let at = START + 1_000 + i64::from(n);
+        Entered {
+            append_ms: at,
+            kind: Kind::Event,
+            bytes: pb::CallEvent {
+                account_id: format!("account-{n}"),
+                call_id: format!("call-{n}"),
+                phase: pb::Phase::Ended.into(),
+                occurred_at: Some(timestamp(at)),
+                end: Some(pb::Termination {
+                    cause: pb::Cause::Completed.into(),
+                    ..pb::Termination::default()
+                }),
+                ..pb::CallEvent::default()
+            }
+            .encode_to_vec(),
+        }
+    };
+    let due = START + 35 * 86_400_000;
+    let (period, account_id) = ("2026-09".to_owned(), String::new());
+    let hold = Body::HoldClose(pb::HoldClose {
+        period: period.clone(),
+        account_id: account_id.clone(),
+    });
+    let release = Body::ReleaseClose(pb::ReleaseClose { period, account_id });
+    let mut entries = vec![tick(START), control(START, 1, hold)];
+    entries.extend((0..accounts).map(call));
+    entries.extend([tick(due), control(due, 2, release)]);
+    entries
+}
+
+#[test]
+fn what_a_release_leaves_to_close_goes_on_wherever_it_is_cut() {
+    let entries = released(3_000);
+    let (machine, outputs) = folded(&entries, Source::Ticks);
+    let statements = outputs.iter().filter(|o| o.topic == Topic::Statements).count();
+    assert!(statements >= 3_000, "{statements}");
+    let log = log_of(&entries);
+    let end = log.end(0).expect("an end");
+    for steps in 0..3 {
+        let log = log_of(&entries);
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = || {
+            let log: Arc<dyn Log> = Arc::clone(&log) as Arc<dyn Log>;
+            let budget = Budget::new(1 << 20, 64 << 20);
+            Partition::open(log, 0, folder.path(), &budget, Settings::default()).expect("opened")
+        };
+        let mut partition = open();
+        let mut batch = Batch::default();
+        while partition.machine.position.next_offset < end {
+            let from = partition.machine.position.next_offset;
+            log.poll(0, from, 1 << 20, &mut batch).expect("polled");
+            let mut at = 0;
+            while at < batch.len() {
+                at = partition.fold_next(&batch, at, batch.len()).expect("folded");
+            }
+        }
+        assert!(partition.machine.settling, "so many closes are more than a step");
+        for _ in 0..steps {
+            partition.commit().expect("committed");
+            partition.fold_next(&Batch::default(), 0, 0).expect("a step");
+            assert!(partition.has_uncommitted(), "step {steps}");
+        }
+        assert_eq!(partition.machine.settling, steps < 2);
+        // What is committed and on disk is what a crash leaves.
+        partition.commit().expect("committed");
+        partition.rocks.flush().expect("flushed");
+        drop(partition);
+        let mut partition = open();
+        partition.catch_up(|_| ()).expect("caught up");
+        assert!(!partition.has_uncommitted(), "after {steps} steps");
+        assert_eq!(
+            partition.machine.digest.value(),
+            machine.digest.value(),
+            "after {steps} steps"
+        );
+        let delivered = log.read_outputs(0, Topic::Statements, 0, usize::MAX).expect("outputs");
+        assert_eq!(delivered.len(), statements, "after {steps} steps");
+    }
 }

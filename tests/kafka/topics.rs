@@ -182,7 +182,7 @@ impl Topics {
                 forwarded: polled.headers.forwarded.map(|first| first.append_ms),
             });
         }
-        let outputs = machine.outputs.take();
+        let (outputs, _) = machine.outputs.take();
         Folded {
             records: batch.iter().map(|r| (r.offset, fingerprint(r.bytes))).collect(),
             machine,

@@ -13,6 +13,7 @@ use super::settings::KafkaSettings;
 use super::{broker, kafka, note};
 use crate::log::{LogError, NewRecord, Place, Receipt};
 use crate::model::Ms;
+use crate::model::limits::ID_BYTES_MAX;
 use crate::wire::record::{Kind, account_of};
 
 /// How long whoever appends waits for the brokers: longer than the producer itself tries.
@@ -187,7 +188,8 @@ impl Publisher {
         let pending = Pending::of(records.len());
         for (at, (partition, record)) in records.iter().enumerate() {
             let key = match record.kind {
-                Kind::Event => account_of(&record.bytes),
+                // A key that no account may have only makes the record larger.
+                Kind::Event => account_of(&record.bytes).filter(|account| account.len() <= ID_BYTES_MAX),
                 _ => None,
             };
             let mut message = BaseRecord::with_opaque_to(&self.topic, Box::new((Arc::clone(&pending), at)))
