@@ -173,13 +173,16 @@ impl std::fmt::Display for Report {
                 for fact in explained.evidence["facts"].as_array().into_iter().flatten() {
                     writeln!(
                         f,
-                        "    {} at attempt {}: progress {}, service {:?}, product {:?}",
+                        "    {} at attempt {}: service {:?}, product {:?}",
                         fact["observer"].as_str().unwrap_or_default(),
                         fact["attempt"],
-                        fact["progress"].as_str().unwrap_or_default(),
                         fact["service"].as_str().unwrap_or_default(),
                         fact["product"].as_str().unwrap_or_default(),
                     )?;
+                }
+                for fact in explained.evidence["progress"].as_array().into_iter().flatten() {
+                    let progress = fact["progress"].as_str().unwrap_or_default();
+                    writeln!(f, "    attempt {}: progress {progress}, by whomever", fact["attempt"])?;
                 }
             }
         }

@@ -117,9 +117,21 @@ async fn serve(config: &Config) -> Result<(), CliError> {
             leave_at_once(0);
         }
     };
-    let answered = answer(config, &running, listener, ends, began).await;
-    close(Arc::clone(&running)).await;
-    answered?.abort();
+    match answer(config, &running, listener, ends, began).await {
+        Ok(ending) => {
+            close(Arc::clone(&running)).await;
+            ending.abort();
+        }
+        // Nobody is there yet who would end what takes too long.
+        Err(cause) => {
+            let closed = tokio::time::timeout(Duration::from_millis(SHUTDOWN_MS), close(Arc::clone(&running)));
+            if closed.await.is_err() {
+                tracing::error!(%cause, "ended before everything was on disk; it is folded again next time");
+                leave_at_once(1);
+            }
+            return Err(cause);
+        }
+    }
     let failed = running.failed().borrow().clone();
     match failed {
         Some(cause) => Err(CliError::Finding(cause)),

@@ -54,10 +54,26 @@ fn unsupported(detail: impl Into<String>) -> Problem {
     Problem::new(Code::UnsupportedType, detail)
 }
 
+/// Whether the body is packed with gzip. Codings are told without regard to case (RFC 9110 §8.4.1).
+pub fn is_gzip(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let coding = codings.next().map(|coding| coding.as_bytes().trim_ascii());
+    let is_gzip = |coding: &[u8]| coding.eq_ignore_ascii_case(b"gzip") || coding.eq_ignore_ascii_case(b"x-gzip");
+    coding.is_some_and(is_gzip) && codings.next().is_none()
+}
+
 /// Refuses a body that is encoded in a way that isn't undone: `gzip` is by now.
 pub fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
-    match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-        None | Some(b"" | b"identity") => Ok(()),
+    let plain = |coding: &&HeaderValue| {
+        matches!(coding.as_bytes().trim_ascii(), b"") || coding.as_bytes().eq_ignore_ascii_case(b"identity")
+    };
+    match headers
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .find(|coding| !plain(coding))
+        .map(HeaderValue::as_bytes)
+    {
+        None => Ok(()),
         Some(other) => Err(unsupported(format!(
             "content encoding {:?}; gzip and identity are taken",
             String::from_utf8_lossy(other)
@@ -70,8 +86,8 @@ pub fn check_lines(headers: &HeaderMap) -> Result<(), Problem> {
     match media_type(headers) {
         Some((media, _)) if is_lines(&media) => Ok(()),
         media => Err(unsupported(format!(
-            "{}; application/x-ndjson is taken",
-            media.map_or("no content type".to_owned(), |m| m.0)
+            "{} isn't taken; application/x-ndjson is",
+            media.map_or("no content type".to_owned(), |m| format!("{:?}", m.0))
         ))),
     }
 }
@@ -103,7 +119,7 @@ impl Form {
             }
             ("application/cloudevents+json", _) => Ok(Self::CloudEvent),
             ("application/cloudevents-batch+json", _) => Ok(Self::CloudEvents),
-            (other, _) => Err(unsupported(format!("{other}; {FORMS}"))),
+            (other, _) => Err(unsupported(format!("{other:?} isn't taken; {FORMS}"))),
         }
     }
 

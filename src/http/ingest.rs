@@ -10,6 +10,7 @@ use super::body::{Arrival, Arriving};
 use super::caller::Caller;
 use super::framing::{self, Form};
 use super::intake::{EventsBody, Intake, Results};
+use super::params::{NoParams, Params};
 use super::problem::{Problem, ProblemBody};
 use super::service::{Service, blocking};
 
@@ -29,8 +30,11 @@ const STREAM_PAUSE: Duration = Duration::from_millis(20);
 /// request on its way: if it has `results`, the first so many events have been dealt with, the rest wasn't looked at. Sending
 /// all of it again is always safe: the same event twice changes nothing.
 ///
-/// NDJSON and length-delimited protobuf are taken while they arrive. Protobuf is one `CallEvent`, or with the parameter
-/// `framing=delimited` many, each after its length as a varint. A CloudEvent has the type `reckon.call_event.v1` and the event
+/// Accepted means durable. What hangs on log time (`ahead`, `too_late`, `no_clock`) is judged by the fold: see the rejects
+/// output.
+///
+/// NDJSON and length-delimited protobuf are taken while they arrive. Protobuf is one `CallEvent`, or with the media type's
+/// parameter, `Content-Type: application/x-protobuf; framing=delimited`, many, each after its length as a varint. A CloudEvent has the type `reckon.call_event.v1` and the event
 /// in `data` (JSON) or `data_base64` (protobuf); its id, source and time hold where the event has no event_id, source or
 /// occurred_at.
 #[utoipa::path(
@@ -56,6 +60,7 @@ const STREAM_PAUSE: Duration = Duration::from_millis(20);
 pub async fn events(
     State(service): State<Arc<Service>>,
     caller: Caller,
+    Params(NoParams {}): Params<NoParams>,
     request: Request,
 ) -> Result<Json<EventsBody>, Problem> {
     let (parts, body) = request.into_parts();

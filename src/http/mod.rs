@@ -60,6 +60,7 @@ pub mod statements;
 pub mod stream;
 pub mod token;
 pub mod token_keys;
+pub mod unzip;
 pub mod usage;
 pub mod watchers;
 
@@ -69,7 +70,6 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::decompression::RequestDecompressionLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::response::ResponseBuilder;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
@@ -102,8 +102,8 @@ struct Contract;
 /// Every route but the documents, and their description.
 pub fn routes() -> (Router<Arc<Service>>, utoipa::openapi::OpenApi) {
     let (router, mut api) = OpenApiRouter::with_openapi(Contract::openapi())
-        .routes(routes!(ingest::events).layer(unzip()))
-        .routes(routes!(records::records).layer(unzip()))
+        .routes(routes!(ingest::events).layer(axum::middleware::from_fn(unzip::unzip)))
+        .routes(routes!(records::records).layer(axum::middleware::from_fn(unzip::unzip)))
         .routes(routes!(usage::usage))
         .routes(routes!(stream::usage_stream))
         .routes(routes!(calls::call))
@@ -154,11 +154,6 @@ fn session_routes() -> OpenApiRouter<Arc<Service>> {
         .routes(routes!(sign_in::sign_in))
         .routes(routes!(sign_in::begin))
         .routes(routes!(sign_in::end))
-}
-
-/// Undoes gzip as a body arrives; other encodings are left for the handler to refuse.
-fn unzip() -> RequestDecompressionLayer {
-    RequestDecompressionLayer::new().pass_through_unaccepted(true)
 }
 
 /// The whole service.

@@ -41,7 +41,7 @@ const WAIT_MS_MAX: u64 = 30_000;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct OutputParams {
-    /// Which partition, from 0; each has its own gapless sequence.
+    /// Which partition, from 0, which holds if it isn't given; each has its own gapless sequence.
     #[param(nullable = false, example = 0)]
     partition: Option<u32>,
     /// The last sequence that you have; 0 or none: from the first. One that isn't there yet is refused with 409 `beyond_end`.

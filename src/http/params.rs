@@ -32,6 +32,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     }
 }
 
+/// A route without parameters: one that is given is a mistake.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoParams {}
+
 /// Parts of the path.
 pub struct Places<T>(pub T);
 

@@ -82,7 +82,7 @@ pub struct PeriodBody {
     pub closed: String,
     /// Every partition has answered and its control record is out: nothing more will be stated for the month but adjustments.
     pub complete: bool,
-    /// A hold keeps the month open for every account.
+    /// A hold keeps the month open for every account. One that came when the month had closed holds nothing.
     pub held_for_everyone: bool,
     /// Accounts whose close was due and is held, a thousand at most.
     pub held: Vec<String>,
@@ -136,7 +136,8 @@ fn part(partition: &Partition, month: Month) -> Part {
         },
         accounts,
         closed,
-        held_for_everyone: machine.holds.contains(&(month, EVERY_ACCOUNT)),
+        // A month whose control record is out has closed: nothing holds it any more.
+        held_for_everyone: finished.is_none() && machine.holds.contains(&(month, EVERY_ACCOUNT)),
         held: held
             .take(HELD_NAMED_MAX)
             .filter_map(|(&(_, account), _)| Some(machine.accounts.get(account)?.id.to_string()))

@@ -15,11 +15,13 @@ use super::caller::Caller;
 use super::framing;
 use super::gate::Held;
 use super::intake::{EventsBody, Refusal, Results};
+use super::params::{NoParams, Params};
 use super::problem::{Code, Problem, ProblemBody};
 use super::service::{Service, blocking};
 use crate::log::appender::{place_of_control, place_of_event, tick};
 use crate::log::{Identity, NewRecord, Place, Receipt};
 use crate::machine::clock::Source;
+use crate::machine::control::check_alone;
 use crate::model::Ms;
 use crate::model::reject::{Reject, RejectReason};
 use crate::partition::live::Live;
@@ -27,7 +29,6 @@ use crate::partition::running::Running;
 use crate::wire::check::is_good_id;
 use crate::wire::envelope::{self, Signed};
 use crate::wire::pb::{self, control::Body};
-use crate::wire::prices;
 use crate::wire::record::{Kind, decode_event};
 use crate::wire::record_file::{self, BadLine, Line};
 
@@ -99,7 +100,7 @@ fn judge_line(line: &[u8], identity: &Identity, shared: bool, scratch: &mut Vec<
             Ok(Judged::Event(place, event.into_bytes()))
         }
         Ok(Line::Control(control)) => {
-            check(&control)?;
+            check(&control, false)?;
             Ok(Judged::Control(control))
         }
         Err(BadLine::Tick(found)) => {
@@ -120,7 +121,7 @@ fn judge_signed(signed: Signed, count: u32) -> Result<Judged, Refusal> {
         return Ok(Judged::Signed(Place::All, signed, None));
     }
     let control = pb::Control::decode(signed.bytes.as_slice()).map_err(unreadable)?;
-    check(&control)?;
+    check(&control, true)?;
     let missing = |field: &'static str, why: &str| Refusal::new(RejectReason::MissingField, field, why);
     if control.issued_at.is_none() {
         return Err(missing(
@@ -139,8 +140,8 @@ fn judge_signed(signed: Signed, count: u32) -> Result<Judged, Refusal> {
     Ok(Judged::Signed(place, signed, version))
 }
 
-/// What can be said of a control record without the state it is for.
-fn check(control: &pb::Control) -> Result<(), Reject> {
+/// What can be said of a control record without the state it is for. Changes of the keys need the keys, where there are any.
+fn check(control: &pb::Control, is_signed: bool) -> Result<(), Reject> {
     let missing = |field: &'static str| Reject::new(RejectReason::MissingField, field, "absent or empty");
     if control.id.is_empty() {
         return Err(missing("control.id"));
@@ -151,11 +152,8 @@ fn check(control: &pb::Control) -> Result<(), Reject> {
     }
     match &control.body {
         None => Err(missing("control.body")),
-        Some(Body::RateCard(card)) => match prices::rate_card(card, control.control_version) {
-            Ok(_) => Ok(()),
-            Err(cause) => Err(Reject::new(RejectReason::BadControl, "rate_card", cause.to_string())),
-        },
-        Some(_) => Ok(()),
+        Some(Body::OperatorKeys(_)) if is_signed => Ok(()),
+        Some(_) => check_alone(control),
     }
 }
 
@@ -173,6 +171,8 @@ struct Batch {
     results: Results,
     records: Vec<(Place, NewRecord)>,
     outcomes: Vec<Outcome>,
+    /// Name on the token; empty where no tokens are asked for.
+    actor: String,
     _held: Held,
 }
 
@@ -246,6 +246,10 @@ impl Batch {
                     });
                 }
                 Judged::Control(mut control) => {
+                    // The audit trail says who did it; the token says who sent it.
+                    if control.actor.is_empty() {
+                        control.actor.clone_from(&self.actor);
+                    }
                     let place = place_of_control(&control, count);
                     if place == Place::All && control.control_version == 0 {
                         let Some(next) = version.take() else {
@@ -355,7 +359,7 @@ async fn append(mut batch: Batch, body: Bytes) -> (Results, Result<(), Problem>)
 ///
 /// NDJSON: `{"event": …}`, `{"tick": "2026-09-01T00:00:00Z"}` or `{"control": …}` a line, appended in their order. Events and
 /// an account's own records go to the account's partition, ticks and records for everyone to all partitions. A record for
-/// everyone without `control_version` is given the next one. Lines that can't be right are refused one by one and not
+/// everyone without `control_version` is given the next one, a control record without `actor` the name on the token. Lines that can't be right are refused one by one and not
 /// appended; what hangs on the log's state is rejected by the fold, see the rejects output.
 ///
 /// On Kafka control records are taken as their signer made them, `{"signed": {"kind": "control", "value": BASE64 of the bytes,
@@ -377,6 +381,7 @@ async fn append(mut batch: Batch, body: Bytes) -> (Results, Result<(), Problem>)
 pub async fn records(
     State(service): State<Arc<Service>>,
     caller: Caller,
+    Params(NoParams {}): Params<NoParams>,
     request: Request,
 ) -> Result<Json<EventsBody>, Problem> {
     let (parts, body) = request.into_parts();
@@ -401,6 +406,7 @@ pub async fn records(
         results: Results::default(),
         records: Vec::new(),
         outcomes: Vec::new(),
+        actor: caller.name,
         _held: arriving.hand_over(body.len()),
     };
     // In a task of its own: what is begun is brought to its end though the client leaves.

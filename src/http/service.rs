@@ -93,7 +93,15 @@ impl Service {
             );
             return Err(Problem::parameter("at_least", detail));
         }
-        if let Some(at_least) = at_least.filter(|a| a.partition == live.number) {
+        if let Some(at_least) = at_least {
+            if at_least.partition != live.number {
+                // It says nothing of this account: whoever gives it would believe that its own write is seen.
+                let detail = format!(
+                    "account {account:?} lives in partition {}: give the place of one of its own events, not of partition {}",
+                    live.number, at_least.partition
+                );
+                return Err(Problem::parameter("at_least", detail));
+            }
             wait_for(&live, at_least).await?;
         }
         Ok(live)

@@ -6,6 +6,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::accounts::Profile;
 use super::calls::Slot;
+use super::clock::Source;
 use super::close::EVERY_ACCOUNT;
 use super::content;
 use super::digest::Mark;
@@ -21,6 +22,7 @@ use crate::model::symbol::Sym;
 use crate::wire::check::instant_ms;
 use crate::wire::control_fields::missing;
 use crate::wire::pb;
+use crate::wire::record::{Headers, Input};
 use pb::control::Body;
 
 /// The longest duration that a policy may set: ten years.
@@ -96,6 +98,29 @@ pub fn account_of(control: &pb::Control) -> Option<&str> {
         Body::Policy(_) | Body::RateCard(_) | Body::OperatorKeys(_) => return None,
     };
     (!id.is_empty()).then_some(id)
+}
+
+/// What is wrong with a record whatever a log has taken before: a fold that has seen nothing else judges it.
+pub fn check_alone(control: &pb::Control) -> Result<(), Reject> {
+    use prost::Message;
+    let control = pb::Control {
+        control_version: u64::from(is_for_everyone(control)),
+        ..control.clone()
+    };
+    let bytes = control.encode_to_vec();
+    let record = Record {
+        offset: 1,
+        append_ms: 0,
+        bytes: &bytes,
+        headers: Headers::default(),
+        input: Input::Control(Ok(Box::new(control.clone()))),
+    };
+    let judged = Machine::new(0, 1, Source::Append, 0).accept(&record, &control);
+    judged.or_else(|reject| match reject.reason {
+        // The call that it is about may well be known to others.
+        RejectReason::CallForgotten => Ok(()),
+        _ => Err(reject),
+    })
 }
 
 impl Machine {

@@ -10,14 +10,15 @@ use crate::model::event::{Cause, EndMarker, Event, Observer, Phase, Progress, Pr
 use crate::model::limits::{ATTEMPTS_PER_CALL_MAX, METERS_PER_CALL_MAX};
 use crate::model::symbol::Sym;
 
-/// What one observer's events at one attempt said, whatever their seq: the ranked facts, and progress.
+/// What one observer's events at one attempt said, whatever their seq: the ranked facts. And the attempt's progress, which is one
+/// fact, whoever states it ([`PROGRESS_BY`]): told again by another, nothing changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label {
     /// 0 = the call as a whole.
     pub attempt: u8,
     /// Who.
     pub observer: Observer,
-    /// Maximum over all the observer's events at the attempt, superseded ones too.
+    /// Maximum over all events at the attempt, superseded ones too; only where the observer is [`PROGRESS_BY`].
     pub progress: Progress,
     /// Greatest kind number of any event (low 4 bits) and of ended events (high 4 bits); 0 = unset.
     pub kinds: u8,
@@ -27,7 +28,32 @@ pub struct Label {
     pub ended: ShapeId,
 }
 
+/// Whose label holds the progress of an attempt, by whomever it was stated. A label of this observer may hold nothing else, and
+/// nothing at all where only the attempt's number is known.
+pub const PROGRESS_BY: Observer = Observer::Edge;
+
 impl Label {
+    /// One that says nothing.
+    const fn bare(attempt: u8, observer: Observer) -> Self {
+        Self {
+            attempt,
+            observer,
+            progress: Progress::Unknown,
+            kinds: 0,
+            any: ShapeId::NONE,
+            ended: ShapeId::NONE,
+        }
+    }
+
+    fn is_bare(&self) -> bool {
+        *self == Self::bare(self.attempt, self.observer)
+    }
+
+    /// Whether its observer has named a service, a product, a kind or a rollup value.
+    pub fn names(&self) -> bool {
+        self.kinds != 0 || self.any != ShapeId::NONE
+    }
+
     /// Greatest kind number of any event; 0 = unset.
     pub fn kind(&self) -> u8 {
         self.kinds & 15
@@ -274,16 +300,27 @@ impl Evidence {
     fn merge_label(&mut self, event: &Event<'_>, shape: ShapeId, names: &mut Names) -> bool {
         let kind = event.kind.map_or(0, |k| k as u8);
         let ended = event.phase == Phase::Ended;
-        let new = Label {
-            attempt: event.attempt,
-            observer: event.observer,
-            progress: proven_progress(event),
+        let progress = proven_progress(event);
+        let said = Label {
+            progress: Progress::Unknown,
             kinds: if ended { kind << 4 | kind } else { kind },
             any: shape,
             ended: if ended { shape } else { ShapeId::NONE },
+            ..Label::bare(event.attempt, event.observer)
         };
-        let key = (event.attempt, event.observer);
-        match self.labels.binary_search_by_key(&key, |l| (l.attempt, l.observer)) {
+        let proven = Label {
+            progress,
+            ..Label::bare(event.attempt, PROGRESS_BY)
+        };
+        if event.observer == PROGRESS_BY {
+            return self.put_label(Label { progress, ..said }, names) | self.know_attempt(event.attempt);
+        }
+        self.put_label(said, names) | self.put_label(proven, names) | self.know_attempt(event.attempt)
+    }
+
+    /// Merges what a label says; one that says nothing is no evidence and leaves no trace.
+    fn put_label(&mut self, new: Label, names: &mut Names) -> bool {
+        match self.find_label(new.attempt, new.observer) {
             Ok(at) => {
                 let old = self.labels[at];
                 let merged = Label {
@@ -296,17 +333,33 @@ impl Evidence {
                 self.labels[at] = merged;
                 merged != old
             }
+            Err(_) if new.is_bare() => false,
             Err(at) => {
-                // A place of its own that says nothing new isn't a change of the evidence,
-                // unless it makes a numbered attempt known.
-                let says_something = new.progress != Progress::Unknown
-                    || kind != 0
-                    || shape != ShapeId::NONE
-                    || (event.attempt != 0 && !self.labels.iter().any(|l| l.attempt == event.attempt));
                 self.labels.insert(at, new);
-                says_something
+                if new.attempt != 0 {
+                    // The attempt is known by this one now.
+                    self.labels.retain(|l| l.attempt != new.attempt || !l.is_bare());
+                }
+                true
             }
         }
+    }
+
+    /// That there was a numbered attempt is evidence, though nothing is known of it: the serving one may be it.
+    fn know_attempt(&mut self, attempt: u8) -> bool {
+        if attempt == 0 || self.labels.iter().any(|l| l.attempt == attempt) {
+            return false;
+        }
+        let Err(at) = self.find_label(attempt, PROGRESS_BY) else {
+            return false;
+        };
+        self.labels.insert(at, Label::bare(attempt, PROGRESS_BY));
+        true
+    }
+
+    fn find_label(&self, attempt: u8, observer: Observer) -> Result<usize, usize> {
+        let key = (attempt, observer);
+        self.labels.binary_search_by_key(&key, |l| (l.attempt, l.observer))
     }
 
     fn merge_ending(&mut self, event: &Event<'_>, names: &mut Names) -> bool {
@@ -415,12 +468,8 @@ impl Evidence {
     /// Merged progress of one attempt, by whomever; best `output_tokens` above 0, not reserved, proves that the response started.
     pub fn progress(&self, attempt: u8) -> Progress {
         let told = self
-            .labels
-            .iter()
-            .filter(|l| l.attempt == attempt)
-            .map(|l| l.progress)
-            .max()
-            .unwrap_or(Progress::Unknown);
+            .find_label(attempt, PROGRESS_BY)
+            .map_or(Progress::Unknown, |at| self.labels[at].progress);
         if told >= Progress::ResponseStarted {
             return told;
         }

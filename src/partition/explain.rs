@@ -11,6 +11,7 @@ use crate::log::batch::Polled;
 use crate::log::{Batch, Log, LogError};
 use crate::machine::clock::Source;
 use crate::machine::evidence::Scope;
+use crate::model::event::Progress;
 use crate::model::limits::{AHEAD_MS_MAX, TICK_SKEW_MS_MAX};
 use crate::model::outcome::ROWS;
 use crate::model::period::{Month, rfc3339};
@@ -111,11 +112,18 @@ fn describe(partition: &Partition, known: &KnownCall) -> (Value, Vec<ExplainedQu
     let labels: Vec<Value> = evidence
         .labels
         .iter()
+        .filter(|l| l.names())
         .map(|l| {
             let shape = names.of(l.any);
-            json!({"observer": l.observer.as_str(), "attempt": l.attempt, "progress": l.progress.as_str(),
+            json!({"observer": l.observer.as_str(), "attempt": l.attempt,
                 "service": symbols.name(shape.service), "product": symbols.name(shape.product)})
         })
+        .collect();
+    let progress: Vec<Value> = evidence
+        .labels
+        .iter()
+        .filter(|l| l.progress != Progress::Unknown)
+        .map(|l| json!({"attempt": l.attempt, "progress": l.progress.as_str()}))
         .collect();
     let amounts: Vec<Value> = evidence
         .amounts
@@ -151,7 +159,7 @@ fn describe(partition: &Partition, known: &KnownCall) -> (Value, Vec<ExplainedQu
         })
         .collect();
     let value = json!({"first": rfc3339(evidence.first), "last": rfc3339(evidence.last), "endings": endings,
-        "facts": labels, "quantities": amounts});
+        "facts": labels, "progress": progress, "quantities": amounts});
     (value, quantities)
 }
 

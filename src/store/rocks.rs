@@ -17,7 +17,7 @@ use crate::machine::clock::Source;
 pub const FORMAT_VERSION: u32 = 4;
 
 /// Version of the fold: raised whenever the golden log's digest changes, so that no bill changes by accident.
-pub const FOLD_VERSION: u32 = 4;
+pub const FOLD_VERSION: u32 = 5;
 
 /// Why a store can't be used.
 #[derive(Debug, Error)]

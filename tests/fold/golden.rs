@@ -11,7 +11,7 @@ use reckon::machine::clock::Source;
 use reckon::wire::record::Kind;
 
 /// The version that the digest below belongs to.
-const FOLD_VERSION: u32 = 4;
+const FOLD_VERSION: u32 = 5;
 const DIGEST: &str = "3a1a3613c078554fd5f7cab2bff1b33a";
 
 fn file() -> PathBuf {

@@ -68,8 +68,17 @@ fn merged<'a>(events: impl IntoIterator<Item = &'a Vec<u8>>, names: &mut Names) 
             ..Shape::default()
         };
         let shape = names.shape(shape);
+        let known = evidence.clone();
         let evidence = evidence.get_or_insert_with(|| Evidence::new(event.occurred_at));
         evidence.merge(&event, shape, names, &mut difference);
+        // A row is written again if something changed, and then alone.
+        if let Some(known) = known {
+            assert_eq!(
+                difference.changed,
+                known != *evidence,
+                "{event:?}: {known:?}, then {evidence:?}"
+            );
+        }
         changes += usize::from(difference.changed);
     }
     evidence.map(|e| (e, changes))

@@ -867,3 +867,24 @@ fn the_command_says_what_it_does_and_ends_with_the_right_code() {
     assert!(code == 1 && said.contains("refused"), "{said}");
     assert_eq!(run(&["key", "retire", "unheard-of"]).0, 1);
 }
+
+#[test]
+fn the_audit_trail_names_the_token_where_a_record_names_nobody() {
+    let guarded = Guarded::start();
+    let operator = bearer(&guarded.issue(&["operator"]));
+    let auth = ("authorization", operator.as_str());
+    let actor = |id: &str, actor: &str| {
+        let record = json!({"control": {"id": id, "actor": actor,
+            "correction": {"account_id": "acme", "call_id": "c-1", "bill": false, "reason": "a bad release"}}});
+        let headers = [("content-type", "application/x-ndjson"), auth];
+        let answer = guarded.served.post_with("/v1/records", &headers, record.to_string());
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let place = answer.json()["results"][0].clone();
+        let offset = place["offset"].as_str().expect("an offset").to_owned();
+        let path = format!("/v1/accounts/acme/calls/c-1?at_least={}:{offset}", place["partition"]);
+        let call = guarded.served.get_with(&path, &[auth]).json();
+        call["correction"]["actor"].as_str().map(str::to_owned)
+    };
+    assert_eq!(actor("c-1", "").as_deref(), Some("a test"));
+    assert_eq!(actor("c-2", "kim@ops").as_deref(), Some("kim@ops"));
+}

@@ -416,3 +416,37 @@ fn a_token_bound_to_sources_sends_no_other() {
         .collect();
     assert_eq!(counts, [("/gw/1", 1, 1), ("unnamed", 0, 2)]);
 }
+
+#[test]
+fn a_packed_body_is_taken_to_its_end_whatever_it_was_put_together_from() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let served = served(&folder);
+    let packed = |call: &str| gzip(format!("{}\n", event("acme", call, 5)).as_bytes());
+    let post = |coding: &str, body: Vec<u8>| {
+        served.post_with(
+            "/v1/events",
+            &[("content-type", NDJSON), ("content-encoding", coding)],
+            body,
+        )
+    };
+    let members = [packed("c1"), packed("c2"), packed("c3")].concat();
+    let answer = post("GZIP", members);
+    assert_eq!((answer.status, &answer.json()["accepted"]), (200, &3.into()));
+    assert_eq!(tokens(&served, "acme", &answer), "15");
+    // What stands behind the last member is nobody's: what came before it counts.
+    let answer = post("gzip", [packed("c4"), b"and more".to_vec()].concat());
+    let body = answer.json();
+    assert_eq!(
+        (answer.status, &body["code"], &body["accepted"]),
+        (400, &"bad_body".into(), &1.into()),
+        "{body}"
+    );
+    assert_eq!(post("gzip, gzip", packed("c5")).json()["code"], "unsupported_type");
+    let answer = served.post("/v1/events?framing=delimited", "application/x-protobuf", vec![1, 2, 3]);
+    let body = answer.json();
+    assert_eq!(
+        (&body["code"], &body["field"]),
+        (&"bad_parameter".into(), &"framing".into()),
+        "{body}"
+    );
+}

@@ -152,3 +152,100 @@ fn ticks_are_for_logs_of_ticks() {
     let hold = json!({"control": {"id": "h", "hold_close": {"period": "2026-09"}}});
     assert_eq!(post(&served, &[hold]).json()["results"][0]["control_version"], "1");
 }
+
+#[test]
+fn control_that_can_never_be_right_is_refused_and_not_appended() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let served = Served::ticks(&folder.path().join("data"), 2);
+    let control = |id: &str, body: Value| {
+        let mut control = json!({"id": id});
+        control
+            .as_object_mut()
+            .expect("an object")
+            .extend(body.as_object().expect("a body").clone());
+        json!({"control": control})
+    };
+    let profile = |zone: &str, currency: &str| json!({"account_profile": {"account_id": "acme", "time_zone": zone, "currency": currency}});
+    let correction = json!({"correction": {"account_id": "acme", "call_id": "c", "bill": false, "reason": "x"}});
+    let answer = post(
+        &served,
+        &[
+            json!({"tick": "2026-09-01T00:00:00Z"}),
+            control("h", json!({"hold_close": {"period": "2026-13"}})),
+            control("z", profile("Europe/Berln", "EUR")),
+            control("m", profile("Europe/Berlin", "dollars")),
+            control(
+                "d",
+                json!({"policy": {"rollup_dimensions": {"names": ["a", "b", "c", "d", "e"]}}}),
+            ),
+            control("k", json!({"operator_keys": {"remove": ["ops"]}})),
+            // Whether it is right hangs on what else is in the log.
+            control("w", correction),
+            control("g", json!({"hold_close": {"period": "2026-12"}})),
+        ],
+    );
+    let body = answer.json();
+    let results = body["results"].as_array().expect("results");
+    let reasons: Vec<_> = results.iter().map(|r| r["reason"].as_str().unwrap_or("")).collect();
+    assert_eq!(
+        reasons,
+        [
+            "",
+            "bad_control",
+            "bad_control",
+            "bad_control",
+            "too_large",
+            "bad_control",
+            "",
+            ""
+        ],
+        "{body}"
+    );
+    assert_eq!(results[7]["control_version"], "1", "the refused ones have used up none");
+    let at = results[6]["partition"].as_u64().expect("a partition");
+    let offset = results[6]["offset"].as_str().expect("an offset");
+    let read = served.get(&format!("/v1/accounts/acme/usage?at_least={at}:{offset}"));
+    assert_eq!(read.status, 404, "{}", read.text);
+    let first = served
+        .get(&format!("/v1/outputs/rejects?partition={at}&wait_ms=10000"))
+        .json();
+    assert_eq!(first["outputs"].as_array().map(Vec::len), Some(1), "{first}");
+    // The place of another partition's record says nothing of the account.
+    let read = served
+        .get(&format!("/v1/accounts/acme/usage?at_least={}:0", 1 - at))
+        .json();
+    assert_eq!(
+        (&read["code"], &read["field"]),
+        (&"bad_parameter".into(), &"at_least".into()),
+        "{read}"
+    );
+}
+
+#[test]
+fn a_hold_of_a_month_that_has_closed_holds_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let served = Served::ticks(&folder.path().join("data"), 1);
+    let hold = |id: &str| json!({"control": {"id": id, "hold_close": {"period": "2026-09"}}});
+    let held = |offset: &Value| {
+        let offset = offset.as_str().expect("an offset").to_owned();
+        let read = served.get(&format!("/v1/accounts/acme/usage?period=2026-09&at_least=0:{offset}"));
+        assert_eq!(read.status, 200, "{}", read.text);
+        let month = served.get("/v1/periods/2026-09").json();
+        (month["complete"] == true, month["held_for_everyone"] == true)
+    };
+    let answer = post(
+        &served,
+        &[
+            json!({"tick": "2026-09-01T00:00:00Z"}),
+            ended("acme", "c", "2026-09-01T00:00:00Z"),
+            hold("before"),
+        ],
+    );
+    assert_eq!(held(&answer.json()["results"][2]["places"][0]["offset"]), (false, true));
+    let release = json!({"control": {"id": "release", "release_close": {"period": "2026-09"}}});
+    let answer = post(
+        &served,
+        &[release, json!({"tick": "2026-10-05T00:00:00Z"}), hold("after")],
+    );
+    assert_eq!(held(&answer.json()["results"][2]["places"][0]["offset"]), (true, false));
+}
