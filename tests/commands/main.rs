@@ -2,6 +2,7 @@
 
 mod check;
 mod config;
+mod consume;
 mod explain;
 mod export;
 mod import;
