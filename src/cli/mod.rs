@@ -3,6 +3,7 @@
 // Results are written by `say!` and `put`, which don't panic where nobody reads.
 #![warn(clippy::print_stdout)]
 
+mod answer;
 pub mod audit;
 pub mod backup;
 pub mod bench;

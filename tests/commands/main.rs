@@ -6,6 +6,8 @@ mod consume;
 mod explain;
 mod export;
 mod import;
+mod init;
+mod pipes;
 mod rejects;
 mod replay;
 mod token;
