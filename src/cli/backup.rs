@@ -6,7 +6,8 @@ use clap::Args;
 use serde_json::Value;
 
 use super::CliError;
-use super::terminal::{bytes, grouped, progress};
+use super::answer::Refused;
+use super::terminal::{bytes, grouped, progress, say};
 use crate::http::backups::{BackupBody, BackupRequest};
 use crate::log::LogError;
 use crate::partition::PartitionError;
@@ -56,9 +57,9 @@ impl Backup {
             (None, None) => return Err(CliError::Usage("name --url or --data".to_owned())),
         };
         if json {
-            println!("{answer}");
+            say!("{answer}")?;
         } else {
-            print(&answer);
+            print(&answer)?;
         }
         Ok(())
     }
@@ -66,7 +67,11 @@ impl Backup {
     /// Has a running service do it.
     fn ask(&self, url: &str) -> Result<Value, CliError> {
         // The service may stand elsewhere on the disk.
-        let to = std::path::absolute(&self.dir)?.display().to_string();
+        let to = std::path::absolute(&self.dir).map_err(|cause| CliError::File {
+            path: self.dir.clone(),
+            cause,
+        })?;
+        let to = to.display().to_string();
         let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
         let url = format!("{}/v1/backups", url.trim_end_matches('/'));
         let mut request = agent.post(&url);
@@ -75,17 +80,14 @@ impl Backup {
         }
         let failed = |cause: ureq::Error| CliError::Finding(format!("{url}: {cause}"));
         let mut response = request.send_json(BackupRequest { to }).map_err(failed)?;
-        let answer: Value = response.body_mut().read_json().map_err(failed)?;
         if response.status().is_success() {
-            return Ok(answer);
+            return response.body_mut().read_json().map_err(failed);
         }
-        let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
-        Err(CliError::Finding(format!(
-            "{} ({}); {}",
-            text("detail"),
-            text("code"),
-            text("cure")
-        )))
+        let status = response.status().as_u16();
+        // Whoever is no Reckon may answer with anything.
+        let answer = response.body_mut().read_json().unwrap_or_default();
+        let refused = Refused::new(&url, status, &answer, "operator");
+        Err(CliError::Finding(refused.to_string()))
     }
 }
 
@@ -102,26 +104,26 @@ fn with_cure(cause: BackupError) -> CliError {
     }
 }
 
-fn print(answer: &Value) {
+fn print(answer: &Value) -> std::io::Result<()> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let size = text(&answer["bytes"]).parse().unwrap_or(0);
-    println!(
+    say!(
         "backed up log {} to {}: {} files, {}, complete at {}",
         text(&answer["log_id"]),
         text(&answer["to"]),
         answer["files"],
         bytes(size),
         text(&answer["made_at"])
-    );
+    )?;
     for standing in answer["partitions"].as_array().unwrap_or(&Vec::new()) {
-        println!(
+        say!(
             "  partition {}: store folded to offset {}, log to {}; clock {}; digest {}",
             standing["partition"],
             grouped(&text(&standing["next_offset"])),
             grouped(&text(&standing["log_end"])),
             standing["clock"].as_str().unwrap_or("not begun"),
             standing["digest"].as_str().unwrap_or("none yet")
-        );
+        )?;
     }
-    println!("restore with: reckon restore {} --data DIR", text(&answer["to"]));
+    say!("restore with: reckon restore {} --data DIR", text(&answer["to"]))
 }

@@ -10,8 +10,8 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use super::CliError;
-use super::history::{Entry, History};
-use super::terminal::{Table, grouped};
+use super::history::{Entry, Form, History, Unread};
+use super::terminal::{Table, grouped, plain, put, say};
 use crate::log::appender::tick;
 use crate::machine::clock::Source;
 use crate::machine::control;
@@ -31,14 +31,15 @@ use seen::Seen;
 /// Characters of a line that are shown where it can't be read.
 const SHOWN_CHARS: usize = 60;
 
-/// Dry-run a file of log records: each call's verdict and rule, and everything suspicious
+/// Dry-run a file of events or log records: each call's verdict and rule, and everything suspicious
 ///
-/// Nothing is stored. The file is read as `reckon import events` reads it: time is the file's ticks, or else the latest
-/// occurred_at. At the end time runs on until every call is settled. Exit code 1 if anything suspicious was found.
+/// Nothing is stored. The file has events, one a line, as gateways send them (`reckon post`, POST /v1/events), or log records, as
+/// `reckon import events` reads them: its first line tells. Time is the file's ticks, or else the latest occurred_at. At the end
+/// time runs on until every call is settled. Exit code 1 if anything suspicious was found.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  reckon check gateway-sample.ndjson")]
 pub struct Check {
-    /// NDJSON: {"event": …}, {"tick": …} or {"control": …} a line
+    /// NDJSON: an event a line; or {"event": …}, {"tick": …} or {"control": …} a line
     file: PathBuf,
 }
 
@@ -52,6 +53,7 @@ struct Finding {
 }
 
 struct DryRun {
+    form: Form,
     machine: Machine,
     scratch: Vec<u8>,
     findings: Vec<Finding>,
@@ -62,8 +64,9 @@ struct DryRun {
 }
 
 impl DryRun {
-    fn new() -> Self {
+    fn new(form: Form) -> Self {
         Self {
+            form,
             machine: Machine::new(0, 1, Source::Ticks, 0),
             scratch: Vec::new(),
             findings: Vec::new(),
@@ -138,18 +141,22 @@ impl DryRun {
                 // The cause says more than the fold's reason.
                 self.apply(kind, &bytes);
                 let field = match &cause {
-                    BadLine::Control(reject) => reject.field.to_string(),
-                    BadLine::Tick(_) => "tick".to_owned(),
-                    BadLine::Form(_) => String::new(),
+                    Unread::Record(BadLine::Control(reject)) => reject.field.to_string(),
+                    Unread::Record(BadLine::Tick(_)) => "tick".to_owned(),
+                    Unread::Record(BadLine::Form(_)) | Unread::Event(_) => String::new(),
                 };
                 let text = String::from_utf8_lossy(&bytes);
                 let shown: String = text.chars().take(SHOWN_CHARS).collect();
                 self.find(line, "unreadable", &field, format!("{cause} (found {shown})"));
             }
             Entry::Leap { from, to } => {
+                let ticks = match self.form {
+                    Form::Records => ", or give the file {\"tick\": …} lines",
+                    Form::Events => "",
+                };
                 let detail = format!(
                     "the clock is at {}, this event's at {}, and most events after it don't go along: the clock stays; \
-                     mend the producer's clock, or give the file {{\"tick\": …}} lines",
+                     mend the producer's clock{ticks}",
                     from.map_or_else(|| "its beginning".to_owned(), rfc3339),
                     rfc3339(to)
                 );
@@ -233,17 +240,18 @@ impl DryRun {
 
 impl Check {
     pub(super) fn run(self, json: bool) -> Result<(), CliError> {
-        let mut run = DryRun::new();
-        History::open(&self.file)?.read(None, |line, _, entry| {
+        let history = History::open_either(&self.file)?;
+        let mut run = DryRun::new(history.form);
+        history.read(None, |line, _, entry| {
             run.take(line, entry);
             Ok(())
         })?;
         run.run_on();
         run.look();
         if json {
-            print_json(&run);
+            print_json(&run)?;
         } else {
-            print_text(&run);
+            print_text(&run)?;
         }
         match run.findings.len() {
             0 => Ok(()),
@@ -281,15 +289,15 @@ fn calls(run: &DryRun) -> Vec<CallLine> {
     calls
 }
 
-fn print_json(run: &DryRun) {
+fn print_json(run: &DryRun) -> std::io::Result<()> {
     for (account, call, outcome, reason, row, quantities) in calls(run) {
         let rule = ROWS[usize::from(row) - 1];
         let quantities: BTreeMap<String, String> = quantities.into_iter().collect();
-        println!(
+        say!(
             "{}",
             json!({"account": account, "call": call, "outcome": outcome, "reason": reason, "row": row, "rule": rule,
                 "quantities": quantities})
-        );
+        )?;
     }
     for finding in &run.findings {
         let (account, call) = finding.call.clone().unwrap_or_default();
@@ -301,11 +309,12 @@ fn print_json(run: &DryRun) {
             row["account"] = Value::from(account);
             row["call"] = Value::from(call);
         }
-        println!("{row}");
+        say!("{row}")?;
     }
+    Ok(())
 }
 
-fn print_text(run: &DryRun) {
+fn print_text(run: &DryRun) -> std::io::Result<()> {
     let mut table = Table::new(&["account", "call", "outcome", "reason", ">row", "rule", "quantities"]);
     for (account, call, outcome, reason, row, quantities) in calls(run) {
         let quantities: Vec<String> = quantities.iter().map(|(m, q)| format!("{} {m}", grouped(q))).collect();
@@ -320,20 +329,21 @@ fn print_text(run: &DryRun) {
         ];
         table.row(cells.into_iter().chain([quantities.join(", ")]));
     }
-    print!("{table}");
+    put(&table)?;
     if run.findings.is_empty() {
-        println!("\nnothing suspicious");
-        return;
+        return say!("\nnothing suspicious");
     }
-    println!();
+    say!("")?;
     for finding in &run.findings {
         let place = match (&finding.line, &finding.call) {
             (Some(line), _) => format!("line {line}"),
             (None, Some((account, call))) => format!("{account} {call}"),
             (None, None) => String::new(),
         };
-        println!("{place}: {}{}: {}", finding.what, field(&finding.field), finding.detail);
+        let (field, detail) = (field(&finding.field), plain(&finding.detail));
+        say!("{place}: {}{field}: {detail}", finding.what)?;
     }
+    Ok(())
 }
 
 fn field(field: &str) -> String {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::CliError;
+use super::terminal::say;
+use super::{CliError, complain};
 use crate::config::sources::{self, Effective, Flag};
 
 /// Show the service's settings as they hold here, and where each comes from
@@ -62,6 +63,10 @@ pub struct Given {
 impl Given {
     /// Puts them together with defaults, file and environment.
     pub fn load(&self) -> Result<Effective, CliError> {
+        let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        for stray in sources::strays(variables) {
+            complain("warning", &stray);
+        }
         let mut flags = Vec::new();
         for set in &self.set {
             let (key, value) = set
@@ -95,7 +100,7 @@ impl ConfigCommand {
                 .into_iter()
                 .map(|s| (s.key.clone(), json!({"value": s.shown(), "from": s.origin.to_string()})))
                 .collect();
-            println!("{}", serde_json::Value::from(rows));
+            say!("{}", serde_json::Value::from(rows))?;
             return Ok(());
         }
         // As a configuration file: what is printed can be given again.
@@ -104,11 +109,11 @@ impl ConfigCommand {
             let (of, field) = setting.key.split_once('.').unwrap_or(("", &setting.key));
             if of != section {
                 let gap = if section.is_empty() { "" } else { "\n" };
-                println!("{gap}[{of}]");
+                say!("{gap}[{of}]")?;
                 section = of.to_owned();
             }
             let line = format!("{field} = {}", setting.shown());
-            println!("{line:<40} # {}", setting.origin);
+            say!("{line:<40} # {}", setting.origin)?;
         }
         Ok(())
     }

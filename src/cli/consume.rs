@@ -21,7 +21,7 @@ use thiserror::Error;
 
 use super::CliError;
 use super::source::{Outputs, Source, heard_within};
-use super::terminal::{Table, grouped};
+use super::terminal::{Table, grouped, put, say};
 use crate::log::continuity::{Arrival, Continuity, Discontinuity};
 use crate::log::kafka::outputs::{Item, OutputStream};
 use crate::machine::output::{Output, Topic};
@@ -44,6 +44,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// Consume outputs as an invoicing system should
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  reckon consume statements --data ./reckon-data --complete 2026-09")]
 pub struct Consume {
     #[command(subcommand)]
     command: Command,
@@ -57,9 +58,10 @@ enum Command {
 /// Take every statement, notice and control record once, in order, as NDJSON
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  reckon consume statements --kafka localhost:9092 --cursor invoicing.cursor --out statements.ndjson \
-    --follow\n  reckon consume statements --kafka localhost:9092 --cursor invoicing.cursor --out statements.ndjson --complete \
-    2026-09\n\nEvery record is held to the sequence and the hash of the one before it; at a gap nothing more is taken. With --out \
+    after_help = "Examples:\n  reckon consume statements --kafka localhost:9092 --cursor invoicing.cursor \\\n      \
+    --out statements.ndjson --follow\n  \
+    reckon consume statements --kafka localhost:9092 --cursor invoicing.cursor \\\n      \
+    --out statements.ndjson --complete 2026-09\n\nEvery record is held to the sequence and the hash of the one before it; at a gap nothing more is taken. With --out \
     and --cursor each row is in the file exactly once, however often the process is killed. Only lines of period_closed are \
     invoiceable. To write a consumer of your own: deploy/CONSUMERS.md.\n\nExit code 1 if the month isn't complete, or at a gap."
 )]
@@ -290,7 +292,7 @@ impl Consumer {
             let mut row = serde_json::to_string(&Row {
                 partition,
                 sequence: output.sequence,
-                id: format!("{}-{partition}-{}", output.topic.as_str(), output.sequence),
+                id: format!("{}/{partition}/{}", output.topic.as_str(), output.sequence),
                 body: &body,
             })?;
             row.push('\n');
@@ -558,7 +560,7 @@ fn summary(consumer: &Consumer, json: bool) {
 
 fn show(report: &Report, json: bool) -> Result<(), CliError> {
     if json {
-        println!("{}", serde_json::to_string(report)?);
+        say!("{}", serde_json::to_string(report)?)?;
     } else {
         let mut table = Table::new(&[">partition", ">statements", ">of", "sequences", "amounts"]);
         for part in &report.partitions {
@@ -584,22 +586,22 @@ fn show(report: &Report, json: bool) -> Result<(), CliError> {
             ]);
         }
         if !table.is_empty() {
-            print!("{table}");
+            put(&table)?;
         }
         if report.lines_without_amount > 0 {
-            println!(
+            say!(
                 "{} lines have an error instead of an amount: they can't be invoiced as they are",
                 report.lines_without_amount
-            );
+            )?;
         }
         for missing in &report.missing {
-            match missing.partition {
-                Some(partition) => println!("missing: partition {partition}, {}: {}", missing.what, missing.detail),
-                None => println!("missing: {}: {}", missing.what, missing.detail),
-            }
+            let place = missing
+                .partition
+                .map_or_else(String::new, |p| format!("partition {p}, "));
+            say!("missing: {place}{}: {}", missing.what, missing.detail)?;
         }
         if report.complete {
-            println!("{} is complete", report.period);
+            say!("{} is complete", report.period)?;
         }
     }
     if report.complete {

@@ -8,6 +8,7 @@ use prost::Message;
 use serde_json::json;
 
 use super::kafka::Cluster;
+use super::terminal::say;
 use super::{CliError, terminal};
 use crate::config::operator_key::OperatorKeyFile;
 use crate::log::appender::{place_of_control, place_of_event, tick};
@@ -38,13 +39,12 @@ enum Command {
 
 /// Sign control records and write them to the log, those for everyone to all partitions in one transaction
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  echo '{\"control\": {\"id\": \"eu-zone\", \"account_profile\": {\"account_id\": \"acme\", \
-    \"time_zone\": \"Europe/Berlin\"}}}' | reckon control publish - --kafka localhost:9092 --key operator\n\nA record whose id is \
+#[command(after_help = "Example:\n  \
+    echo '{\"control\":{\"id\":\"zone-1\",\"account_profile\":{\"account_id\":\"acme\",\"time_zone\":\"UTC\"}}}' \\\n      \
+    | reckon control publish - --kafka localhost:9092 --key operator\n\nA record whose id is \
     in the log already is left out: after a failure, publish the same file again. control_version and issued_at are given where \
     they are absent. In a log with clock source ticks the file may have ticks and events too: a history. Whether a record was \
-    accepted the fold says: `reckon rejects list`."
-)]
+    accepted the fold says: `reckon rejects list`.")]
 struct Publish {
     /// File of log records, NDJSON, one a line; - is standard input
     file: PathBuf,
@@ -129,20 +129,20 @@ impl Publish {
         }
         log.leave();
         if json {
-            println!(
+            say!(
                 "{}",
                 json!({"written": written, "skipped": skipped, "control_version": version})
-            );
+            )?;
         } else {
             let already = if skipped > 0 {
                 format!("; {skipped} were in the log already, or in the file before")
             } else {
                 String::new()
             };
-            println!(
+            say!(
                 "wrote {written} records, signed by {}{already}; control version {version}",
                 signer.key_id()
-            );
+            )?;
         }
         Ok(())
     }

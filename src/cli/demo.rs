@@ -7,7 +7,7 @@ use chrono::Datelike;
 use clap::Args;
 use serde_json::json;
 
-use super::terminal::{Table, grouped, progress};
+use super::terminal::{Table, grouped, progress, say};
 use super::{CliError, audit, explain, import};
 use crate::log::appender::Appender;
 use crate::model::period::Month;
@@ -68,13 +68,13 @@ impl Demo {
         }
         let month = self.month.unwrap_or_else(last_month);
         if !json {
-            println!("Reckon decides what every call of an API comes to, and what its account owes.");
-            println!(
+            say!("Reckon decides what every call of an API comes to, and what its account owes.")?;
+            say!(
                 "What follows is SYNTHETIC traffic (seed {}): {} calls of 12 accounts,",
                 self.seed,
                 n(self.calls.into())
-            );
-            println!("from three days before to four days after the end of {month}.\n");
+            )?;
+            say!("from three days before to four days after the end of {month}.\n")?;
         }
         let made = Synthetic {
             seed: self.seed,
@@ -91,14 +91,14 @@ impl Demo {
         usage(&host, month)?;
         let adjusted = statements(&host, month)?;
         explained(&mut host, &made)?;
-        adjustments(&adjusted);
+        adjustments(&adjusted)?;
         audited(&host)?;
         let data = data.display();
-        println!("\nLook further (the log and the stores are in {data}):");
-        println!("  reckon inspect --data {data}");
-        println!("  reckon export statements --data {data} --period {month}");
-        println!("  reckon export usage --data {data} --account acme --format csv");
-        println!("  reckon replay --data {data}");
+        say!("\nLook further (the log and the stores are in {data}):")?;
+        say!("  reckon inspect --data {data}")?;
+        say!("  reckon export statements --data {data} --period {month}")?;
+        say!("  reckon export usage --data {data} --account acme --format csv")?;
+        say!("  reckon replay --data {data}")?;
         Ok(())
     }
 
@@ -113,11 +113,11 @@ impl Demo {
             .iter()
             .map(|h| json!({"account": h.account, "call": h.call, "why": h.why}))
             .collect();
-        println!(
+        say!(
             "{}",
             json!({"synthetic": true, "seed": self.seed, "verdicts": counts, "highlights": highlights,
                 "auditor": {"calls": compared.calls, "sums": compared.sums, "differences": compared.differences}})
-        );
+        )?;
         agreed(&compared)
     }
 }
@@ -155,17 +155,17 @@ fn count_verdicts(host: &Host) -> Result<Verdicts, CliError> {
 fn verdicts(host: &Host) -> Result<(), CliError> {
     let counts = count_verdicts(host)?;
     let sum = |billed: bool| -> u64 { counts.iter().filter(|(k, _)| k.2 == billed).map(|(_, c)| c).sum() };
-    println!(
+    say!(
         "1. VERDICTS: {} calls are charged, {} are not, and why\n",
         n(sum(true)),
         n(sum(false))
-    );
+    )?;
     for billed in [true, false] {
         let mut table = Table::new(&[if billed { "charged" } else { "not charged" }, "because", ">calls"]);
         for ((outcome, reason, _), calls) in counts.iter().filter(|(k, _)| k.2 == billed) {
             table.row([outcome.clone(), reason.clone(), n(*calls)]);
         }
-        println!("{table}");
+        say!("{table}")?;
     }
     Ok(())
 }
@@ -174,7 +174,7 @@ fn verdicts(host: &Host) -> Result<(), CliError> {
 const SHOWN: [&str; 3] = ["acme", "umbrella", "tyrell"];
 
 fn usage(host: &Host, month: Month) -> Result<(), CliError> {
-    println!("2. USAGE of the running month, live (account, meter, class)\n");
+    say!("2. USAGE of the running month, live (account, meter, class)\n")?;
     let mut table = Table::new(&["account", "product", "meter", "class", ">quantity"]);
     for partition in &host.partitions {
         for account in SHOWN {
@@ -192,13 +192,13 @@ fn usage(host: &Host, month: Month) -> Result<(), CliError> {
             }
         }
     }
-    println!("{table}");
+    say!("{table}")?;
     Ok(())
 }
 
 /// Shows statements; returns the notices.
 fn statements(host: &Host, month: Month) -> Result<Vec<AdjustmentRow>, CliError> {
-    println!("3. STATEMENTS of {month}, closed a day after the month's end in each account's time zone\n");
+    say!("3. STATEMENTS of {month}, closed a day after the month's end in each account's time zone\n")?;
     let mut notices = Vec::new();
     let mut table = Table::new(&[
         "account",
@@ -241,23 +241,23 @@ fn statements(host: &Host, month: Month) -> Result<Vec<AdjustmentRow>, CliError>
             _ => {}
         })?;
     }
-    println!("{table}");
+    say!("{table}")?;
     Ok(notices)
 }
 
 fn explained(host: &mut Host, made: &Made) -> Result<(), CliError> {
-    println!("4. ONE CALL, EXPLAINED (reckon explain ACCOUNT CALL --data DIR)\n");
+    say!("4. ONE CALL, EXPLAINED (reckon explain ACCOUNT CALL --data DIR)\n")?;
     if let Some(highlight) = made.highlights.first() {
-        println!("{}:", highlight.why);
-        println!("{}", explain::of_host(host, &highlight.account, &highlight.call)?);
+        say!("{}:", highlight.why)?;
+        say!("{}", explain::of_host(host, &highlight.account, &highlight.call)?)?;
     }
     Ok(())
 }
 
-fn adjustments(notices: &[AdjustmentRow]) {
-    println!(
+fn adjustments(notices: &[AdjustmentRow]) -> Result<(), CliError> {
+    say!(
         "5. AFTER THE CLOSE: statements are never rewritten; what changes is noticed, and is a line of the next one\n"
-    );
+    )?;
     let mut table = Table::new(&[
         "account",
         "month",
@@ -276,18 +276,19 @@ fn adjustments(notices: &[AdjustmentRow]) {
             notice.noticed_at.clone(),
         ]);
     }
-    println!("{table}");
+    say!("{table}")?;
+    Ok(())
 }
 
 fn audited(host: &Host) -> Result<(), CliError> {
-    println!("6. THE AUDITOR, a second computation written from the rules alone, counts again\n");
+    say!("6. THE AUDITOR, a second computation written from the rules alone, counts again\n")?;
     let compared = audit::compare(host)?;
-    println!(
+    say!(
         "   {} verdicts and {} sums compared: {} differ",
         n(compared.calls),
         n(compared.sums),
         compared.differences.len()
-    );
+    )?;
     agreed(&compared)
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::terminal::grouped;
+use super::terminal::{grouped, put, say};
 use super::{CliError, Data};
 use crate::log::placement::partition_of;
 use crate::model::outcome::ROWS;
@@ -46,9 +46,9 @@ impl Explain {
     pub(super) fn run(self, json: bool) -> Result<(), CliError> {
         let report = explain(&self.data.data, &self.account, &self.call)?;
         if json {
-            println!("{}", report.to_json());
+            say!("{}", report.to_json())?;
         } else {
-            print!("{report}");
+            put(&report)?;
         }
         Ok(())
     }

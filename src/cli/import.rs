@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::history::{Entry, History};
-use super::terminal::{grouped, progress};
+use super::terminal::{grouped, progress, say};
 use super::{CliError, Data, init};
 use crate::log::appender::{Appender, tick};
 use crate::log::{Log, NewRecord};
@@ -40,6 +40,9 @@ enum What {
 
 /// Fold a file of log records (NDJSON: events, ticks, control records in log order)
 ///
+/// Each line is {"event": …}, {"tick": …} or {"control": …}; bare events, as gateways send them, `reckon post` takes. A line
+/// that can't be read is kept as it stands, and rejected by the fold; a file of which no line can be read is refused.
+///
 /// A file without ticks gets them from occurred_at: time is the latest one read so far, of events that can be read. An event
 /// that leaps more than 35 days ahead moves it only if most of the next hundred go along; else it is rejected, `ahead`.
 #[derive(Debug, Args)]
@@ -66,7 +69,8 @@ struct Events {
 /// rule; by default every request succeeds, so that exactly the traces' tokens are billed.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  reckon import azure-llm AzureLLMInferenceTrace_conv.csv AzureLLMInferenceTrace_code.csv --data ./azure"
+    after_help = "Example:\n  reckon import azure-llm AzureLLMInferenceTrace_conv.csv AzureLLMInferenceTrace_code.csv \\\n      \
+        --data ./azure"
 )]
 struct AzureLlm {
     /// The traces
@@ -102,11 +106,15 @@ struct AzureLlm {
 }
 
 /// What was folded.
-pub(super) struct Folded {
+struct Folded<'a> {
     /// All partitions, at the end of the log.
-    pub host: Host,
+    host: Host,
+    /// Where they are.
+    data: &'a Path,
     /// Records appended.
-    pub appended: u64,
+    appended: u64,
+    /// What is to be said of the source: said when all is done, for whoever reads it may have had enough.
+    notes: Vec<String>,
 }
 
 /// Opens a history's log and folds what it has, so that more can follow.
@@ -155,7 +163,7 @@ impl Import {
     }
 }
 
-fn finish(mut folded: Folded, close: bool, json: bool, more: serde_json::Value) -> Result<(), CliError> {
+fn finish(mut folded: Folded<'_>, close: bool, json: bool, more: serde_json::Value) -> Result<(), CliError> {
     if close {
         run_on(&mut folded.host)?;
     }
@@ -170,27 +178,31 @@ fn finish(mut folded: Folded, close: bool, json: bool, more: serde_json::Value) 
     if json {
         let row = json!({"records": folded.appended, "events": events, "calls_settled": settled,
             "verdicts_amended": amended, "calls_open": open, "rejected": rejected, "source": more});
-        println!("{row}");
+        say!("{row}")?;
         return Ok(());
     }
     let n = |count: u64| grouped(&count.to_string());
-    println!(
+    folded.notes.iter().try_for_each(|note| say!("{note}"))?;
+    say!(
         "appended {} records, ticks counted once a partition",
         n(folded.appended)
-    );
-    println!(
+    )?;
+    say!(
         "folded   {} events: {} calls settled, {} verdicts amended, {} calls open, {} records rejected",
         n(events),
         n(settled),
         n(amended),
         n(open),
         n(rejected)
-    );
+    )?;
     if rejected > 0 {
-        println!("         see them with `reckon export rejects --data DIR`");
+        say!(
+            "         see them with `reckon rejects list --data {}`",
+            folded.data.display()
+        )?;
     }
     if open > 0 {
-        println!("         open calls wait for time to go on; --close lets it");
+        say!("         open calls wait for time to go on; --close lets it")?;
     }
     Ok(())
 }
@@ -198,6 +210,8 @@ fn finish(mut folded: Folded, close: bool, json: bool, more: serde_json::Value) 
 impl Events {
     fn run(self, json: bool) -> Result<(), CliError> {
         let history = History::open(&self.file)?;
+        // Before a log is made for it.
+        history.has_records()?;
         let mut host = open(&self.data.data, self.partitions)?;
         let log = Arc::clone(&host.log);
         let mut appender = Appender::new(log.as_ref(), control_version(&host));
@@ -238,20 +252,23 @@ impl Events {
         let bar = progress(appended, "folding");
         host.catch_up(&|records| bar.inc(records))?;
         bar.finish_and_clear();
-        if !json {
-            for (line, _, to) in &leaps {
-                println!(
-                    "line {line}: occurred_at {} leaps, and most events after it don't go along: the clock stays",
-                    rfc3339(*to)
-                );
-            }
-        }
+        let note = |(line, _, to): &(usize, Option<_>, _)| {
+            let to = rfc3339(*to);
+            format!("line {line}: occurred_at {to} leaps, and most events after it don't go along: the clock stays")
+        };
+        let notes = leaps.iter().map(note).collect();
         let leaps: Vec<_> = leaps
             .into_iter()
             .map(|(line, from, to)| json!({"line": line, "from": from.map(rfc3339), "to": rfc3339(to)}))
             .collect();
         let source = json!({"file": self.file, "leaps": leaps});
-        finish(Folded { host, appended }, self.close, json, source)
+        let folded = Folded {
+            host,
+            data: &self.data.data,
+            appended,
+            notes,
+        };
+        finish(folded, self.close, json, source)
     }
 }
 
@@ -280,21 +297,25 @@ impl AzureLlm {
         let bar = progress(appended, "folding");
         host.catch_up(&|records| bar.inc(records))?;
         bar.finish_and_clear();
-        let mut sources = Vec::new();
+        let (mut sources, mut notes) = (Vec::new(), Vec::new());
         for (file, sums) in &trace.sums {
             sources.push(
                 json!({"file": file, "requests": sums.requests, "context_tokens": sums.context_tokens,
                 "generated_tokens": sums.generated_tokens}),
             );
-            if !json {
-                println!(
-                    "{file}: {} requests, {} context tokens, {} generated tokens",
-                    grouped(&sums.requests.to_string()),
-                    grouped(&sums.context_tokens.to_string()),
-                    grouped(&sums.generated_tokens.to_string())
-                );
-            }
+            notes.push(format!(
+                "{file}: {} requests, {} context tokens, {} generated tokens",
+                grouped(&sums.requests.to_string()),
+                grouped(&sums.context_tokens.to_string()),
+                grouped(&sums.generated_tokens.to_string())
+            ));
         }
-        finish(Folded { host, appended }, self.close, json, sources.into())
+        let folded = Folded {
+            host,
+            data: &self.data.data,
+            appended,
+            notes,
+        };
+        finish(folded, self.close, json, sources.into())
     }
 }

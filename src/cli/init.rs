@@ -1,11 +1,12 @@
 //! `reckon init`: makes a log.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use super::terminal::say;
 use super::{CliError, Data};
 use crate::log::local::{LocalLog, wall_clock};
 use crate::log::{Identity, Log, LogError};
@@ -57,8 +58,40 @@ pub(super) fn new_log_id() -> String {
     format!("reckon-{nanos:x}-{:x}", std::process::id())
 }
 
+/// Folders of a data folder that are Reckon's own: a log in one of them would lie among RocksDB's files, or be swept away.
+const OWN: [&str; 4] = ["log", "store", "keys", "replay"];
+
+/// The data folder with a log within whose own folders a folder lies, there or not.
+fn lies_within(data: &Path) -> std::io::Result<Option<PathBuf>> {
+    let path = std::path::absolute(data)?;
+    // By whichever name: of what isn't there yet the part that is.
+    let there = path
+        .ancestors()
+        .find_map(|part| Some((part, part.canonicalize().ok()?)));
+    let path = match there {
+        Some((part, real)) => real.join(path.strip_prefix(part).unwrap_or(&path)),
+        None => path,
+    };
+    let own = |part: &&Path| part.file_name().is_some_and(|name| OWN.iter().any(|own| name == *own));
+    let owners = path.ancestors().filter(own).filter_map(Path::parent);
+    Ok(owners
+        .map(Path::to_owned)
+        .find(|owner| host::log_path(owner).join("CURRENT").exists()))
+}
+
 /// Makes a log in the data folder.
 pub fn create(data: &Path, partitions: u32, source: Source) -> Result<LocalLog, CliError> {
+    let within = lies_within(data).map_err(|cause| CliError::File {
+        path: data.to_owned(),
+        cause,
+    })?;
+    if let Some(owner) = within {
+        return Err(CliError::Usage(format!(
+            "--data {} lies within the folders of the log of {owner}: give {owner} if that log is meant, or a folder of its own",
+            data.display(),
+            owner = owner.display()
+        )));
+    }
     let identity = Identity {
         log_id: new_log_id(),
         partition_count: partitions,
@@ -92,14 +125,14 @@ impl Init {
         if json {
             let row = json!({"log_id": identity.log_id, "partitions": identity.partition_count,
                 "clock": identity.source.as_str(), "data": data.to_string()});
-            println!("{row}");
+            say!("{row}")?;
         } else {
-            println!(
+            say!(
                 "made log {} in {data}: {} partitions, clock source {}",
                 identity.log_id,
                 identity.partition_count,
                 identity.source.as_str()
-            );
+            )?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::terminal::{Table, bytes, grouped};
+use super::terminal::{Table, bytes, grouped, put, say};
 use super::{CliError, Data};
 use crate::model::period::rfc3339;
 use crate::partition::Settings;
@@ -68,19 +68,19 @@ impl Inspect {
             .map(|p| row(&host, p))
             .collect::<Result<Vec<Value>, CliError>>()?;
         if json {
-            println!(
+            say!(
                 "{}",
                 json!({"log_id": identity.log_id, "clock": identity.source.as_str(), "format_version": FORMAT_VERSION,
                     "fold_version": FOLD_VERSION, "partitions": rows})
-            );
+            )?;
             return Ok(());
         }
-        println!(
+        say!(
             "log {}: {} partitions, clock source {}; store format {FORMAT_VERSION}, fold {FOLD_VERSION}\n",
             identity.log_id,
             identity.partition_count,
             identity.source.as_str()
-        );
+        )?;
         let heads = [
             "partition",
             ">position",
@@ -114,17 +114,17 @@ impl Inspect {
                     .to_owned(),
             ]);
         }
-        print!("{table}");
+        put(&table)?;
         for row in rows.iter().filter(|row| row["forwarded"] != 0) {
             let forwarded = n(&row["forwarded"]);
-            println!(
+            say!(
                 "  partition {}: {forwarded} misplaced events forwarded",
                 row["partition"]
-            );
+            )?;
         }
         for row in &rows {
             for (reason, count) in row["rejects"].as_object().into_iter().flatten() {
-                println!("  partition {}: {} rejected, {reason}", row["partition"], n(count));
+                say!("  partition {}: {} rejected, {reason}", row["partition"], n(count))?;
             }
         }
         Ok(())

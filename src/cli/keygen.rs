@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::CliError;
+use super::terminal::say;
 use crate::config::operator_key::OperatorKeyFile;
 use crate::wire::operator_keys::to_line;
 
@@ -40,10 +41,10 @@ impl Keygen {
                 file.path().display().to_string(),
                 file.public_path().display().to_string(),
             );
-            println!(
+            say!(
                 "{}",
                 json!({"key_id": signer.key_id(), "public_key": line, "private_file": private, "public_file": public})
-            );
+            )?;
         } else {
             eprintln!(
                 "made key {} in {}; its public key is in {}:",
@@ -51,7 +52,7 @@ impl Keygen {
                 file.path().display(),
                 file.public_path().display()
             );
-            println!("{line}");
+            say!("{line}")?;
         }
         Ok(())
     }

@@ -1,10 +1,17 @@
 //! The commands. Each is a file; what they print is for people on a terminal, or JSON with `--json`.
 
+// Results are written by `say!` and `put`, which don't panic where nobody reads.
+#![warn(clippy::print_stdout)]
+
+mod answer;
 pub mod audit;
 pub mod backup;
 pub mod bench;
+#[allow(clippy::print_stdout, reason = "who measures reads to the end")]
 pub mod bench_fold;
+#[allow(clippy::print_stdout, reason = "who measures reads to the end")]
 pub mod bench_kafka;
+#[allow(clippy::print_stdout, reason = "who measures reads to the end")]
 pub mod bench_serve;
 pub mod check;
 pub mod config;
@@ -24,12 +31,17 @@ pub mod post;
 pub mod rejects;
 pub mod replay;
 pub mod restore;
+#[allow(
+    clippy::print_stdout,
+    reason = "it says where it listens before anything can have been read"
+)]
 pub mod serve;
 pub mod source;
 pub mod terminal;
 pub mod token;
 pub mod topics;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -66,6 +78,10 @@ enum Command {
     Explain(explain::Explain),
     Replay(replay::Replay),
     Inspect(inspect::Inspect),
+    #[command(after_help = "Examples:
+  reckon bench fold --calls 1000000 --rounds 3
+  reckon bench serve --seconds 10 --rounds 3
+  reckon bench kafka --kafka localhost:9092 --calls 1000000")]
     Bench(bench::Bench),
     Serve(serve::Serve),
     Backup(backup::Backup),
@@ -166,6 +182,11 @@ impl CliError {
     }
 }
 
+/// Says on standard error what is wrong. Where nobody reads that (`reckon … 2>&1 | head`) the exit code says it alone.
+fn complain(how_bad: &str, what: &dyn std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{how_bad}: {what}");
+}
+
 /// Exit code of a command line that can't be understood.
 const USAGE: u8 = 2;
 
@@ -204,12 +225,72 @@ pub fn run() -> ExitCode {
         // Whoever reads has had enough: `reckon export … | head`.
         Err(cause) if cause.is_broken_pipe() => ExitCode::SUCCESS,
         Err(CliError::Usage(what)) => {
-            eprintln!("error: {what}");
+            complain("error", &what);
             ExitCode::from(USAGE)
         }
         Err(cause) => {
-            eprintln!("error: {cause}");
+            complain("error", &cause);
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, CommandFactory};
+
+    use super::Cli;
+
+    /// Every command that is shown, below this one, and how it is called.
+    fn shown(command: &Command, called: &str) -> Vec<(String, Command)> {
+        let mut all = Vec::new();
+        for command in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+            let called = format!("{called} {}", command.get_name());
+            all.extend(shown(command, &called));
+            all.push((called, command.clone()));
+        }
+        all
+    }
+
+    /// The lines below `Example:` or `Examples:`.
+    fn examples(command: &Command) -> Vec<String> {
+        let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let mut lines = after.lines().skip_while(|line| !line.starts_with("Example"));
+        lines.next();
+        lines
+            .take_while(|line| line.starts_with("  "))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        let commands = shown(&Cli::command(), "reckon");
+        assert!(
+            commands
+                .iter()
+                .any(|(called, _)| called == "reckon token issue metrics")
+        );
+        for (called, command) in commands {
+            let examples = examples(&command);
+            let own = |line: &String| line.contains(&format!("{called} "));
+            assert!(examples.iter().any(own), "{called}: {examples:?}");
+        }
+    }
+
+    #[test]
+    fn examples_can_be_pasted() {
+        for (called, command) in shown(&Cli::command(), "reckon") {
+            // As wide as where there is no terminal: what is wider would be broken into lines that are no commands.
+            let help = command.clone().term_width(100).render_long_help().to_string();
+            let mut goes_on = false;
+            for line in examples(&command) {
+                assert!(line.chars().count() <= 98, "{called}: {line}");
+                assert!(help.lines().any(|shown| shown == line), "{called}: {line}\n{help}");
+                assert_eq!(line.starts_with("      "), goes_on, "{called}: {line}");
+                goes_on = line.ends_with(" \\");
+            }
+            assert!(!goes_on, "{called}: a last line that goes on");
         }
     }
 }

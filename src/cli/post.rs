@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::CliError;
-use super::terminal::{grouped, progress};
-use crate::wire::envelope;
-use crate::wire::record_file::{self, BadLine};
+use super::answer::Refused;
+use super::history::is_record;
+use super::terminal::{grouped, plain, progress, say};
 
 /// A request's body ends after the line with which it is over so many bytes; the service takes 10 MiB.
 const BODY_BYTES: usize = 4 << 20;
@@ -133,11 +133,6 @@ fn is_whole(line: &[u8]) -> bool {
         || (text.starts_with(b"{") && serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok())
 }
 
-/// Whether a file's first line is a log record.
-fn is_record(line: &str) -> bool {
-    envelope::open(line).is_some() || !matches!(record_file::parse(line), Err(BadLine::Form(_)))
-}
-
 fn first_line(path: &Path) -> std::io::Result<String> {
     let mut reader = BufReader::new(File::open(path)?);
     let mut line = String::new();
@@ -166,6 +161,8 @@ struct Service {
     agent: ureq::Agent,
     url: String,
     token: Option<String>,
+    /// What a token must be good for.
+    scope: &'static str,
 }
 
 impl Service {
@@ -205,13 +202,15 @@ impl Service {
         if matches!(status, 200 | 400) && all && answer["results"].is_array() {
             return Ok(Sent::Results(answer));
         }
-        let word = |name: &str| answer[name].as_str().unwrap_or("-").to_owned();
-        let why = format!("{} ({status} {}): {}", word("title"), word("code"), word("detail"));
+        let refused = Refused::new(&self.url, status, &answer, self.scope);
         if matches!(status, 408 | 412 | 429 | 500..) {
             let after = after.map(Duration::from_secs);
-            return Ok(Sent::Again { why, after });
+            return Ok(Sent::Again {
+                why: refused.why,
+                after,
+            });
         }
-        Err(CliError::Finding(format!("{why}; {}", word("cure"))))
+        Err(CliError::Finding(refused.to_string()))
     }
 
     /// Sends until the service has an answer for every line, or patience is over.
@@ -306,6 +305,7 @@ impl Post {
                 .into(),
             url: format!("{}{path}", self.to.trim_end_matches('/')),
             token: self.token.clone().or_else(|| std::env::var("RECKON_TOKEN").ok()),
+            scope: if records { "operator" } else { "ingest" },
         };
         let (mut place, mut hash, mut reader) = self.resume(&state)?;
         let began = Instant::now();
@@ -313,6 +313,8 @@ impl Post {
         let bar = progress(std::fs::metadata(&self.file).map_err(failed)?.len(), "posting");
         bar.set_position(place.offset);
         let mut held_back;
+        // Whoever read what was refused may have had enough; the file is posted to its end all the same.
+        let mut told = Ok(());
         loop {
             let batch = Batch::read(&mut reader, place.lines, self.batch as usize, self.is_final).map_err(failed)?;
             held_back = batch.held_back;
@@ -336,7 +338,9 @@ impl Post {
                         place.accepted += 1;
                     } else {
                         place.refused += 1;
-                        bar.suspend(|| print_refused(*number, result, json));
+                        if told.is_ok() {
+                            told = bar.suspend(|| print_refused(*number, result, json));
+                        }
                     }
                 }
             }
@@ -357,7 +361,14 @@ impl Post {
                 place.lines + 1
             );
         }
-        self.report(&place, &before, resumed_at, records, began.elapsed(), json)
+        told = told.and_then(|()| self.report(&place, &before, resumed_at, records, began.elapsed(), json));
+        match place.refused {
+            0 => Ok(told?),
+            refused => Err(CliError::Finding(format!(
+                "{refused} of {} lines were refused; mend them and post them in a file of their own",
+                place.accepted + refused
+            ))),
+        }
     }
 
     fn report(
@@ -368,55 +379,47 @@ impl Post {
         records: bool,
         took: Duration,
         json: bool,
-    ) -> Result<(), CliError> {
+    ) -> std::io::Result<()> {
         if json {
             let row = json!({"file": self.file, "to": self.to, "lines": place.lines, "accepted": place.accepted,
                 "refused": place.refused, "bytes": place.offset, "resumed_at": resumed_at, "ms": took.as_millis() as u64});
-            println!("{row}");
-        } else {
-            let n = |count: u64| grouped(&count.to_string());
-            let what = if records { "records" } else { "events" };
-            if resumed_at > 0 {
-                println!("went on after {} lines that were posted before", n(before.lines));
-            }
-            let posted = place.accepted + place.refused - before.accepted - before.refused;
-            let rate = u128::from(posted) * 1_000 / took.as_millis().max(1);
-            println!(
-                "posted {} {what} in {}.{:03} s ({} a second)",
-                n(posted),
-                took.as_secs(),
-                took.subsec_millis(),
-                grouped(&rate.to_string())
-            );
-            println!("in all {} accepted, {} refused", n(place.accepted), n(place.refused));
+            return say!("{row}");
         }
-        match place.refused {
-            0 => Ok(()),
-            refused => Err(CliError::Finding(format!(
-                "{refused} of {} lines were refused; mend them and post them in a file of their own",
-                place.accepted + refused
-            ))),
+        let n = |count: u64| grouped(&count.to_string());
+        let what = if records { "records" } else { "events" };
+        if resumed_at > 0 {
+            say!("went on after {} lines that were posted before", n(before.lines))?;
         }
+        let posted = place.accepted + place.refused - before.accepted - before.refused;
+        let rate = u128::from(posted) * 1_000 / took.as_millis().max(1);
+        say!(
+            "posted {} {what} in {}.{:03} s ({} a second)",
+            n(posted),
+            took.as_secs(),
+            took.subsec_millis(),
+            grouped(&rate.to_string())
+        )?;
+        say!("in all {} accepted, {} refused", n(place.accepted), n(place.refused))
     }
 }
 
-fn print_refused(number: u64, result: &Value, json: bool) {
+fn print_refused(number: u64, result: &Value, json: bool) -> std::io::Result<()> {
     let word = |name: &str| result[name].as_str().unwrap_or_default();
     if json {
         let mut row = result.clone();
         row["line"] = number.into();
-        println!("{row}");
+        say!("{row}")
     } else {
         let field = match word("field") {
             "" => String::new(),
             field => format!(" in {field}"),
         };
-        println!(
+        say!(
             "line {number}: {}{field}: {}; {}",
             word("reason"),
-            word("detail"),
+            plain(word("detail")),
             word("cure")
-        );
+        )
     }
 }
 
@@ -452,12 +455,5 @@ mod tests {
             assert_eq!((batch.body, batch.lines, batch.held_back), (bytes, 2, 0));
         }
         Ok(())
-    }
-
-    #[test]
-    fn records_are_told_from_events() {
-        assert!(is_record(r#"{"tick": "x"}"#));
-        assert!(is_record(r#"{"event": {}}"#));
-        assert!(!is_record(r#"{"account_id": "a"}"#));
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::CliError;
 use super::source::{Outputs, Source};
-use super::terminal::{Table, grouped};
+use super::terminal::{Table, grouped, plain, put, say};
 use crate::log::kafka::KafkaLog;
 use crate::log::{Batch, Log, LogError};
 use crate::machine::control as rules;
@@ -159,11 +159,11 @@ impl List {
                         "account": account_of(&reject.record)})
                 })
                 .collect();
-            println!("{}", json!({"counts": counts, "rejects": rows, "left_out": left_out}));
+            say!("{}", json!({"counts": counts, "rejects": rows, "left_out": left_out}))?;
             return Ok(());
         }
         if counts.is_empty() {
-            println!("nothing was rejected");
+            say!("nothing was rejected")?;
             return Ok(());
         }
         let mut table = Table::new(&["reason", ">records", "cure"]);
@@ -171,25 +171,22 @@ impl List {
             let cure = reason(name).map(RejectReason::cure).unwrap_or_default();
             table.row([name, &grouped(&count.to_string()), cure]);
         }
-        println!("{table}");
+        say!("{table}")?;
         let mut table = Table::new(&["record", "reason", "field", "account", "detail"]);
         for (_, reject) in rows {
             table.row([
                 format!("{}:{}", reject.partition, reject.offset),
                 reject.reason.clone(),
                 reject.field.clone(),
-                account_of(&reject.record)
-                    .unwrap_or_default()
-                    .escape_debug()
-                    .to_string(),
-                reject.detail.escape_debug().to_string(),
+                plain(&account_of(&reject.record).unwrap_or_default()),
+                plain(&reject.detail),
             ]);
         }
         if !table.is_empty() {
-            print!("{table}");
+            put(&table)?;
         }
         if left_out > 0 {
-            println!("\n{left_out} earlier ones aren't listed: --limit");
+            say!("\n{left_out} earlier ones aren't listed: --limit")?;
         }
         Ok(())
     }
@@ -271,44 +268,45 @@ impl Show {
                 "forwarded": record.forwarded, "truncated": truncated, "bytes": record.bytes.len(), "log_unread": unread,
                 "record_base64": base64::engine::general_purpose::STANDARD.encode(&record.bytes)});
             shown["record"] = decoded.unwrap_or_default();
-            println!("{shown}");
+            say!("{shown}")?;
             return Ok(());
         }
         let line = |name: &str, text: &str| {
-            if !text.is_empty() {
-                println!("{name:<11}{}", text.escape_debug());
+            if text.is_empty() {
+                return Ok(());
             }
+            say!("{name:<11}{}", plain(text))
         };
-        line("record", &format!("{partition}:{offset}, {}", kind.as_str()));
-        line("reason", &reject.reason);
-        line("field", &reject.field);
-        line("detail", &reject.detail);
-        line("cure", cure);
+        line("record", &format!("{partition}:{offset}, {}", kind.as_str()))?;
+        line("reason", &reject.reason)?;
+        line("field", &reject.field)?;
+        line("detail", &reject.detail)?;
+        line("cure", cure)?;
         match (&append_time, &unread) {
             (Some(at), _) => line("appended", at),
             (None, None) => line("appended", "not in the log any more"),
             (None, Some(cause)) => line("appended", &format!("unknown, for the log could not be read: {cause}")),
-        }
+        }?;
         match (&record.signature, kind) {
             (Some(signature), _) => {
                 let key = signature.split_once(':').map_or(signature.as_str(), |(key, _)| key);
-                line("signed by", key);
+                line("signed by", key)?;
             }
-            (None, Kind::Control | Kind::Tick) if in_log => line("signed by", "nobody"),
+            (None, Kind::Control | Kind::Tick) if in_log => line("signed by", "nobody")?,
             _ => {}
         }
         if let Some(forwarded) = &record.forwarded {
-            line("forwarded", &format!("{forwarded} (partition:offset:append time)"));
+            line("forwarded", &format!("{forwarded} (partition:offset:append time)"))?;
         }
         line(
             "rejected",
             &format!("sequence {sequence} of the rejects of partition {partition}"),
-        );
+        )?;
         let cut = if truncated { ", the first of more" } else { "" };
-        println!("\n{} bytes{cut}", grouped(&record.bytes.len().to_string()));
+        say!("\n{} bytes{cut}", grouped(&record.bytes.len().to_string()))?;
         match decoded {
-            Some(value) => println!("{}", serde_json::to_string_pretty(&value)?),
-            None => print!("{}", dump(&record.bytes)),
+            Some(value) => say!("{}", serde_json::to_string_pretty(&value)?)?,
+            None => put(dump(&record.bytes))?,
         }
         Ok(())
     }

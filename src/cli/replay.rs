@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use super::terminal::progress;
+use super::terminal::{progress, say};
 use super::{CliError, Data};
 use crate::log::{Batch, Identity, Log, LogError, NewRecord, Place, Receipt, Retention};
 use crate::machine::output::{Output, Tail, Topic};
@@ -161,7 +161,7 @@ impl Replay {
         match found? {
             Some(found) => {
                 if json {
-                    println!("{}", json!({"identical": false, "first": found.to_json()}));
+                    say!("{}", json!({"identical": false, "first": found.to_json()}))?;
                 }
                 Err(CliError::Finding(found.to_string()))
             }
@@ -172,11 +172,11 @@ impl Replay {
                     .map(|p| format!("{:032x}", p.machine.digest.value()))
                     .collect();
                 if json {
-                    println!("{}", json!({"identical": true, "digests": digests}));
+                    say!("{}", json!({"identical": true, "digests": digests}))?;
                 } else {
-                    println!("folded again from nothing: digests, rows and outputs are identical");
+                    say!("folded again from nothing: digests, rows and outputs are identical")?;
                     for (partition, digest) in digests.iter().enumerate() {
-                        println!("  partition {partition}: {digest}");
+                        say!("  partition {partition}: {digest}")?;
                     }
                 }
                 Ok(())

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::terminal::{bytes, grouped, progress};
+use super::terminal::{bytes, grouped, progress, say};
 use super::{CliError, Data, replay};
 use crate::machine::output::Topic;
 use crate::model::period::rfc3339;
@@ -71,9 +71,9 @@ impl Restore {
             "partitions": partitions,
         });
         if json {
-            println!("{answer}");
+            say!("{answer}")?;
         } else {
-            print(&answer);
+            print(&answer)?;
         }
         Ok(())
     }
@@ -92,9 +92,9 @@ fn standing(partition: &Partition) -> Value {
     })
 }
 
-fn print(answer: &Value) {
+fn print(answer: &Value) -> std::io::Result<()> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    println!(
+    say!(
         "restored log {} to {}: {}, every file and digest as in the manifest{}",
         text(&answer["log_id"]),
         text(&answer["data"]),
@@ -104,7 +104,7 @@ fn print(answer: &Value) {
         } else {
             ""
         }
-    );
+    )?;
     for p in answer["partitions"].as_array().unwrap_or(&Vec::new()) {
         let outputs: Vec<String> = p["outputs"]
             .as_object()
@@ -112,19 +112,19 @@ fn print(answer: &Value) {
             .flatten()
             .map(|(t, n)| format!("{t} {}", text(n)))
             .collect();
-        println!(
+        say!(
             "  partition {}: folded to offset {}; clock {}; digest {}; outputs end with {}",
             p["partition"],
             grouped(&text(&p["next_offset"])),
             p["clock"].as_str().unwrap_or("not begun"),
             text(&p["digest"]),
             outputs.join(", ")
-        );
+        )?;
     }
-    println!(
+    say!(
         "Records acknowledged after the backup of {} are not in it: have producers send again what happened since, with some \
          overlap; copies do no harm.\nConsumers that have read outputs past the sequences above have read what will be decided \
          anew: compare before you let them go on.",
         text(&answer["made_at"])
-    );
+    )
 }

@@ -1,10 +1,44 @@
-//! What people see: numbers with separators, tables, progress.
+//! What people see: results on standard output, numbers with separators, tables, progress.
 
+use std::fmt::Display;
+use std::io::Write;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 pub use crate::model::quantity::grouped;
+
+/// Writes a line of a result to standard output. `println!` panics where nobody reads any more (`reckon config | head -1`);
+/// this is an error to hand on, and the command ends well.
+macro_rules! say {
+    ($($line:tt)*) => {
+        $crate::cli::terminal::put(format_args!("{}\n", format_args!($($line)*)))
+    };
+}
+pub(super) use say;
+
+/// Writes a result to standard output that has its lines' ends itself; as `say!` does.
+pub fn put(text: impl Display) -> std::io::Result<()> {
+    write!(std::io::stdout().lock(), "{text}")
+}
+
+/// Text of unknown origin on one line, as it reads: only what would move the cursor, or isn't seen, is escaped.
+pub fn plain(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            // Controls, and marks that turn the direction of writing or have no width.
+            '\0'..='\x1f'
+            | '\x7f'..='\u{9f}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
 
 /// Bytes as people read them.
 pub fn bytes(count: u64) -> String {
@@ -84,5 +118,19 @@ mod tests {
         ] {
             assert_eq!(grouped(number), shown);
         }
+    }
+
+    #[test]
+    fn text_reads_as_it_is_and_moves_no_cursor() {
+        for text in [
+            "\"complete\" is not one",
+            "a producer's",
+            r"C:\logs",
+            "Zürich",
+            "e\u{301}",
+        ] {
+            assert_eq!(plain(text), text);
+        }
+        assert_eq!(plain("a\x1b[2J\nb\u{202e}c"), r"a\u{1b}[2J\nb\u{202e}c");
     }
 }

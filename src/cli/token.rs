@@ -7,12 +7,12 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::kafka::Cluster;
-use super::terminal::Table;
+use super::terminal::{Table, put, say};
 use super::{CliError, Data};
 use crate::http::caller::Scope;
 use crate::http::gatekeeper::KEYS_READ_EVERY;
-use crate::http::token::{self, BYTES_MAX, Claims, ISSUER, LIFETIME_MAX_S, TokenError};
-use crate::http::token_keys::KeyFolder;
+use crate::http::token::{self, BYTES_MAX, Claims, ISSUER, LEEWAY_S, LIFETIME_MAX_S, TokenError};
+use crate::http::token_keys::{self, KeyEntry, KeyError, KeyFolder};
 use crate::log::Log;
 use crate::log::kafka::KafkaLog;
 use crate::partition::host;
@@ -132,6 +132,7 @@ struct Key {
 #[derive(Debug, Subcommand)]
 enum KeyCommand {
     /// Make a key pair; from then on tokens are asked for
+    #[command(after_help = "Example:\n  reckon token key new --data ./reckon-data")]
     New {
         #[command(flatten)]
         keys: Keys,
@@ -141,11 +142,13 @@ enum KeyCommand {
         key_id: Option<String>,
     },
     /// List the keys
+    #[command(after_help = "Example:\n  reckon token key list --data ./reckon-data")]
     List {
         #[command(flatten)]
         keys: Keys,
     },
     /// Put a public key aside: its tokens are refused within seconds
+    #[command(after_help = "Example:\n  reckon token key retire 20261124-9f2c01ab --data ./reckon-data")]
     Retire {
         /// Its id
         key_id: String,
@@ -171,29 +174,40 @@ struct Issue {
 #[derive(Debug, Subcommand)]
 enum IssueScope {
     /// Writes events, reads nothing
+    #[command(
+        after_help = "Example:\n  reckon token issue ingest --data ./reckon-data --name edge-1 --source 'edge-*' --for 90d"
+    )]
     Ingest {
         /// Only events of this source, or of all that begin like it if it ends in `*`; may be given several times
-        #[arg(long = "source", value_name = "PREFIX*")]
+        #[arg(long = "source", value_name = "PREFIX*", value_parser = source)]
         sources: Vec<String>,
 
         #[command(flatten)]
         terms: Terms,
     },
     /// Reads one account
+    #[command(
+        after_help = "Example:\n  reckon token issue account --account acme --data ./reckon-data --name acme-dashboard"
+    )]
     Account {
         /// Which
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", value_parser = given_text)]
         account: String,
 
         #[command(flatten)]
         terms: Terms,
     },
     /// Reads the metrics and nothing else: for Prometheus
+    #[command(after_help = "Example:\n  reckon token issue metrics --data ./reckon-data --name prometheus --for 366d")]
     Metrics {
         #[command(flatten)]
         terms: Terms,
     },
     /// Reads everything, writes events and records
+    #[command(
+        after_help = "Examples:\n  reckon token issue operator --data ./reckon-data --name ann --for 8h\n  \
+            reckon token issue operator --kafka localhost:9092 --keys ./keys --name ann --for 8h"
+    )]
     Operator {
         #[command(flatten)]
         terms: Terms,
@@ -206,7 +220,7 @@ struct Terms {
     log: OfLog,
 
     /// Who holds it
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = given_text)]
     name: String,
 
     /// How long it holds: a number and d, h, m or s; 366d at most
@@ -244,11 +258,35 @@ Examples:
   reckon token revoke - --data ./reckon-data < token.txt"
 )]
 struct Revoke {
-    /// The token's id, or the token; `-` reads it from standard input, where other users can't see it
+    /// The token's id, 32 hex digits, or the token; `-` reads it from standard input, where other users can't see it
     token: String,
 
     #[command(flatten)]
     keys: Keys,
+}
+
+/// A value that says something: a variable of the shell that isn't set leaves nothing of it.
+fn given_text(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("it is empty; is a variable not set?".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// A source, or the beginning of some. A `*` alone is what an unset variable leaves of `$NAME*`, and would allow every source; one
+/// before the end stands for itself, which nobody means.
+fn source(text: &str) -> Result<String, String> {
+    let text = given_text(text)?;
+    let name = text.strip_suffix('*').unwrap_or(&text);
+    if name.trim().is_empty() {
+        return Err(
+            "it would allow every source: leave --source away if that is meant; is a variable not set?".to_owned(),
+        );
+    }
+    if name.contains('*') {
+        return Err("`*` stands at the end only, for whatever follows: edge-*".to_owned());
+    }
+    Ok(text)
 }
 
 /// A time such as 30d, in seconds.
@@ -289,19 +327,19 @@ impl Key {
                 let id = folder.make(key_id.as_deref())?;
                 let path = folder.path().display();
                 if json {
-                    println!("{}", json!({"key_id": id, "folder": path.to_string()}));
+                    say!("{}", json!({"key_id": id, "folder": path.to_string()}))?;
                     return Ok(());
                 }
-                println!("made key {id} in {path}; a running service knows it within {seconds} s");
+                say!("made key {id} in {path}; a running service knows it within {seconds} s")?;
                 if first {
-                    println!("from now on the service asks for tokens: `reckon token issue` makes them");
+                    say!("from now on the service asks for tokens: `reckon token issue` makes them")?;
                 }
             }
             KeyCommand::List { keys } => {
                 let entries = keys.folder().list()?;
                 if json {
-                    let row = |k: &crate::http::token_keys::KeyEntry| json!({"key_id": k.id, "state": k.state.as_str(), "can_sign": k.can_sign});
-                    println!("{}", json!({"keys": entries.iter().map(row).collect::<Vec<Value>>()}));
+                    let row = |k: &KeyEntry| json!({"key_id": k.id, "state": k.state.as_str(), "can_sign": k.can_sign});
+                    say!("{}", json!({"keys": entries.iter().map(row).collect::<Vec<Value>>()}))?;
                     return Ok(());
                 }
                 let mut table = Table::new(&["key", "state", "signs here"]);
@@ -310,9 +348,9 @@ impl Key {
                     table.row([key.id.as_str(), key.state.as_str(), signs]);
                 }
                 if table.is_empty() {
-                    println!("no keys: the service lets everything through, and only on a loopback address");
+                    say!("no keys: the service lets everything through, and only on a loopback address")?;
                 } else {
-                    print!("{table}");
+                    put(&table)?;
                 }
             }
             KeyCommand::Retire { key_id, keys } => {
@@ -320,14 +358,12 @@ impl Key {
                 folder.retire(&key_id)?;
                 let left = folder.ring()?.keys.len();
                 if json {
-                    println!("{}", json!({"key_id": key_id, "retired": true, "active_keys": left}));
+                    say!("{}", json!({"key_id": key_id, "retired": true, "active_keys": left}))?;
                     return Ok(());
                 }
-                println!(
-                    "retired key {key_id}: its tokens are refused within {seconds} s; {left} active keys are left"
-                );
+                say!("retired key {key_id}: its tokens are refused within {seconds} s; {left} active keys are left")?;
                 if left == 0 {
-                    println!("nobody can sign in now: `reckon token key new` makes a key");
+                    say!("nobody can sign in now: `reckon token key new` makes a key")?;
                 }
             }
         }
@@ -345,7 +381,7 @@ impl Issue {
         };
         let (key_id, key) = terms.log.folder()?.signer(terms.key_id.as_deref())?;
         let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(crate::http::token_keys::KeyError::from)?;
+        getrandom::fill(&mut random).map_err(KeyError::from)?;
         let now = token::now_s();
         let claims = Claims {
             iss: ISSUER.to_owned(),
@@ -365,7 +401,7 @@ impl Issue {
             )));
         }
         if json {
-            println!("{}", json!({"token": token, "key_id": key_id, "claims": claims}));
+            say!("{}", json!({"token": token, "key_id": key_id, "claims": claims}))?;
         } else {
             eprintln!(
                 "a token for {:?}: {}; holds until {}; key {key_id}, token {}",
@@ -374,7 +410,7 @@ impl Issue {
                 token::time_shown(claims.exp),
                 claims.jti
             );
-            println!("{token}");
+            say!("{token}")?;
         }
         Ok(())
     }
@@ -391,12 +427,16 @@ fn scope_in_words(scope: &Scope) -> String {
 }
 
 /// A token as given, or from standard input.
-fn given(token: String) -> std::io::Result<String> {
+fn given(token: String) -> Result<String, CliError> {
     if token != "-" {
         return Ok(token);
     }
     let mut text = String::new();
-    std::io::stdin().take(1 << 16).read_to_string(&mut text)?;
+    let read = std::io::stdin().take(1 << 16).read_to_string(&mut text);
+    read.map_err(|cause| CliError::File {
+        path: "standard input".into(),
+        cause,
+    })?;
     Ok(text)
 }
 
@@ -410,17 +450,17 @@ impl Revoke {
                 let note = format!("{}, until {}", claims.sub, token::time_shown(claims.exp));
                 (claims.jti, note)
             }
-            Err(_) => (token.to_owned(), String::new()),
+            Err(_) => (token_keys::token_id(token)?, String::new()),
         };
         let folder = self.keys.folder();
         folder.revoke(&token_id, &note)?;
         if json {
-            println!("{}", json!({"token_id": token_id, "revoked": true}));
+            say!("{}", json!({"token_id": token_id, "revoked": true}))?;
         } else {
-            println!(
+            say!(
                 "revoked token {token_id}: it is refused within {} s; streams that are open with it end within five minutes",
                 KEYS_READ_EVERY.as_secs()
-            );
+            )?;
         }
         Ok(())
     }
@@ -432,40 +472,92 @@ impl Inspect {
         let token = token.trim();
         let ring = self.log.folder()?.ring()?;
         let log_id = self.log.log_id()?;
-        let checked = token::verify(token, &ring.keys, &log_id).and_then(|claims| {
-            claims.hold_at(token::now_s())?;
-            if ring.revoked.contains(&claims.jti) {
-                return Err(TokenError::Revoked(claims.jti));
-            }
-            Ok(())
-        });
+        let checked = token::verify(token, &ring.keys, &log_id)
+            .and_then(|claims| {
+                if ring.revoked.contains(&claims.jti) {
+                    return Err(TokenError::Revoked(claims.jti));
+                }
+                Ok(claims)
+            })
+            .map_err(|cause| cause.to_string())
+            .and_then(|claims| holds(&claims, token::now_s()));
         let read = token::read_unverified(token);
         if json {
             let (key_id, claims) = read.ok().unzip();
-            let refused = checked.as_ref().err().map(ToString::to_string);
-            println!(
+            let refused = checked.as_ref().err();
+            say!(
                 "{}",
                 json!({"holds": checked.is_ok(), "refused": refused, "key_id": key_id.flatten(), "claims": claims})
-            );
+            )?;
         } else if let Ok((key_id, claims)) = read {
-            println!("name     {}", claims.sub);
-            println!("scope    {}", scope_in_words(&claims.scope));
-            println!("log      {}", claims.aud);
-            println!("issued   {}", token::time_shown(claims.iat));
-            println!("until    {}", token::time_shown(claims.exp));
-            println!("key      {}", key_id.as_deref().unwrap_or("none"));
-            println!("token    {}", claims.jti);
+            say!("name     {}", claims.sub)?;
+            say!("scope    {}", scope_in_words(&claims.scope))?;
+            say!("log      {}", claims.aud)?;
+            say!("issued   {}", token::time_shown(claims.iat))?;
+            say!("until    {}", token::time_shown(claims.exp))?;
+            say!("key      {}", key_id.as_deref().unwrap_or("none"))?;
+            say!("token    {}", claims.jti)?;
             if checked.is_ok() {
-                println!("holds");
+                say!("holds")?;
             }
         }
         checked.map_err(|cause| CliError::Finding(format!("refused: {cause}")))
     }
 }
 
+/// Whether a token holds at that time. Where a service still takes one that has expired, so as to get along with clocks that
+/// differ, that is said: it holds no more all the same.
+fn holds(claims: &Claims, now: u64) -> Result<(), String> {
+    claims.hold_at(now).map_err(|cause| cause.to_string())?;
+    if now < claims.exp {
+        return Ok(());
+    }
+    Err(format!(
+        "the token expired at {}; services on other machines, whose clocks may differ, accept it up to {LEEWAY_S} s longer",
+        token::time_shown(claims.exp)
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_unset_variable_leaves_is_refused() {
+        for text in ["", " ", "*", " *", "**", "edge-*-1", "*edge"] {
+            assert!(source(text).is_err(), "{text:?}");
+        }
+        for text in ["edge-*", "batch", "/envoy/eu1/*"] {
+            assert_eq!(source(text).as_deref(), Ok(text));
+        }
+        assert!(given_text("").is_err() && given_text("\t").is_err());
+        assert_eq!(given_text("acme").as_deref(), Ok("acme"));
+    }
+
+    #[test]
+    fn a_token_holds_no_longer_than_it_says() {
+        let claims = Claims {
+            iss: ISSUER.to_owned(),
+            aud: "a-log".to_owned(),
+            sub: "ann".to_owned(),
+            iat: 1_000,
+            nbf: None,
+            exp: 2_000,
+            jti: "t".to_owned(),
+            scope: Scope::Operator,
+        };
+        assert_eq!(holds(&claims, 1_999), Ok(()));
+        let late = |now| holds(&claims, now).unwrap_err();
+        for now in [2_000, 2_000 + LEEWAY_S - 1] {
+            assert!(
+                late(now).contains("expired") && late(now).contains("up to 30 s longer"),
+                "{}",
+                late(now)
+            );
+        }
+        assert!(!late(2_000 + LEEWAY_S).contains("longer"));
+        assert!(holds(&claims, 1_000 - LEEWAY_S - 1).is_err());
+    }
 
     #[test]
     fn lifetimes() {

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::CliError;
 use super::init::{Clock, PARTITIONS_MAX, new_log_id};
 use super::kafka::Cluster;
+use super::terminal::say;
 use crate::config::operator_key::OperatorKeyFile;
 use crate::log::kafka::KafkaSettings;
 use crate::log::kafka::acls::acls;
@@ -89,10 +90,7 @@ impl Topics {
         match self.command {
             Command::Create(command) => command.run(json),
             Command::Check(command) => command.run(json),
-            Command::Acls(command) => {
-                command.run(json);
-                Ok(())
-            }
+            Command::Acls(command) => command.run(json),
         }
     }
 }
@@ -122,44 +120,45 @@ impl Create {
         if json {
             let row = json!({"topics": created.topics, "genesis": created.genesis, "log_id": identity.log_id,
                 "partitions": self.partitions, "clock": identity.source.as_str(), "acls": lines});
-            println!("{row}");
+            say!("{row}")?;
             return Ok(());
         }
         match created.topics.as_slice() {
-            [] => println!("every topic was there already"),
-            made => println!("made {} with {} partitions each", made.join(", "), self.partitions),
+            [] => say!("every topic was there already")?,
+            made => say!("made {} with {} partitions each", made.join(", "), self.partitions)?,
         }
         if created.genesis {
-            println!(
+            say!(
                 "wrote the genesis of log {} (clock source {}, operator key {})",
                 identity.log_id,
                 identity.source.as_str(),
                 signer.key_id()
-            );
+            )?;
         } else {
-            println!("every partition has records already: no genesis was written");
+            say!("every partition has records already: no genesis was written")?;
         }
-        println!(
+        say!(
             "\nOn a cluster with an authorizer, allow (kafka-acls.sh --bootstrap-server {} …):",
             self.cluster.kafka
-        );
-        lines.iter().for_each(|line| println!("  {line}"));
+        )?;
+        lines.iter().try_for_each(|line| say!("  {line}"))?;
         Ok(())
     }
 }
 
 impl Acls {
-    fn run(self, json: bool) {
+    fn run(self, json: bool) -> Result<(), CliError> {
         let settings = KafkaSettings {
             prefix: self.topic_prefix,
             ..KafkaSettings::default()
         };
         let lines = acls(&settings);
         if json {
-            println!("{}", json!({"acls": lines}));
+            say!("{}", json!({"acls": lines}))?;
         } else {
-            lines.iter().for_each(|line| println!("{line}"));
+            lines.iter().try_for_each(|line| say!("{line}"))?;
         }
+        Ok(())
     }
 }
 
@@ -177,19 +176,22 @@ impl Check {
             if json {
                 let row = json!({"topic": finding.topic, "setting": finding.setting, "found": finding.found,
                     "severity": severity, "advice": finding.advice});
-                println!("{row}");
+                say!("{row}")?;
                 continue;
             }
             let gap = if finding.advice.is_empty() { "" } else { "  " };
-            println!(
+            say!(
                 "{severity:<8} {:<20} {:<32} {:<14}{gap}{}",
-                finding.topic, finding.setting, finding.found, finding.advice
-            );
+                finding.topic,
+                finding.setting,
+                finding.found,
+                finding.advice
+            )?;
         }
         match found {
             Some(found) if refused == 0 => {
                 if !json {
-                    println!("\n{} partitions; {}", found.partition_count, found.place);
+                    say!("\n{} partitions; {}", found.partition_count, found.place)?;
                 }
                 Ok(())
             }

@@ -133,6 +133,9 @@ impl Setting {
     }
 }
 
+/// Where the service listens.
+const ADDRESS: &str = "listen.address";
+
 /// librdkafka's settings.
 const PROPERTIES: &str = "kafka.properties";
 
@@ -276,13 +279,74 @@ fn origin(layers: &Figment, key: &str, value: &Value) -> Origin {
     match &metadata.source {
         Some(Source::File(path)) => Origin::File(path.clone()),
         Some(Source::Custom(flag)) => Origin::Flag(flag.clone()),
-        _ if metadata.name.contains(PREFIX) => {
-            let (section, field) = key.split_once('.').unwrap_or((key, ""));
-            Origin::Environment(format!("{PREFIX}{section}{BETWEEN}{field}").to_uppercase())
-        }
+        _ if metadata.name.contains(PREFIX) => Origin::Environment(variable(key)),
         _ if metadata.name.contains("environment") => Origin::Environment(RUST_LOG.to_owned()),
         _ => Origin::Default,
     }
+}
+
+/// The environment variable of a key.
+fn variable(key: &str) -> String {
+    let (section, field) = key.split_once('.').unwrap_or((key, ""));
+    format!("{PREFIX}{section}{BETWEEN}{field}").to_uppercase()
+}
+
+/// An environment variable that gives no setting, though its name looks as if it were meant to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stray {
+    /// As it is.
+    pub name: String,
+    /// The variable that it seems to be meant for.
+    pub meant: String,
+}
+
+impl std::fmt::Display for Stray {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "the environment variable {} gives no setting and is left out; did you mean {}? Section and field have two \
+             underscores between them",
+            self.name, self.meant
+        )
+    }
+}
+
+/// Flags of a name of their own, which variables are likely to be named after.
+const NAMED_LIKE_FLAGS: [(&str, &str); 6] = [
+    ("data", "data.path"),
+    ("listen", "listen.address"),
+    ("kafka", "kafka.bootstrap"),
+    ("topic_prefix", "kafka.topic_prefix"),
+    ("instance", "kafka.instance"),
+    ("advertise", "kafka.advertise"),
+];
+
+/// Slips of the finger that a name may have and still be known for what it is.
+const SLIPS_MAX: usize = 2;
+
+/// Those variables that are strays. Only what is very like a setting's name: others have variables that begin like ours, too
+/// (Kubernetes gives every container of a service named `reckon` a `RECKON_SERVICE_HOST`).
+pub fn strays(names: impl IntoIterator<Item = String>) -> Vec<Stray> {
+    let known = keys();
+    let meant = |name: &str| {
+        let upper = name.to_uppercase();
+        let rest = upper.strip_prefix(PREFIX)?.to_lowercase();
+        // One with two underscores is a setting, or refused.
+        if rest.contains(BETWEEN) {
+            return None;
+        }
+        if let Some((_, key)) = NAMED_LIKE_FLAGS.iter().find(|(flag, _)| *flag == rest) {
+            return Some(variable(key));
+        }
+        let slips = |key: &&String| strsim::damerau_levenshtein(&rest, &key.replace('.', "_"));
+        let key = known.iter().min_by_key(slips)?;
+        (slips(&key) <= SLIPS_MAX).then(|| variable(key))
+    };
+    let strays = names.into_iter().filter_map(|name| {
+        let meant = meant(&name)?;
+        Some(Stray { name, meant })
+    });
+    strays.collect()
 }
 
 fn nearest(key: &str, known: &[String]) -> Option<String> {
@@ -302,12 +366,75 @@ fn explain(cause: figment::Error, layers: &Figment) -> ConfigError {
     if key.is_empty() {
         return ConfigError::Form(cause.to_string());
     }
-    let from = layers
-        .find_value(&key)
-        .map_or(Origin::Default, |value| origin(layers, &key, &value));
+    let value = layers.find_value(&key).ok();
+    let from = value
+        .as_ref()
+        .map_or(Origin::Default, |value| origin(layers, &key, value));
+    let what = match key.as_str() {
+        // What the parser says of it names neither the value nor the cure.
+        ADDRESS => {
+            let found = value
+                .and_then(|value| serde_json::to_value(value).ok())
+                .unwrap_or_default();
+            format!("{found} is no address to listen on; give an IP address and port, such as 127.0.0.1:7070")
+        }
+        _ => cause.kind.to_string(),
+    };
     ConfigError::BadValue {
         key,
         origin: from.to_string(),
-        what: cause.kind.to_string(),
+        what,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meant(name: &str) -> Option<String> {
+        strays([name.to_owned()]).pop().map(|stray| stray.meant)
+    }
+
+    #[test]
+    fn variables_that_miss_a_setting_by_little_are_strays() {
+        for (name, wanted) in [
+            ("RECKON_LISTEN_ADDRESS", "RECKON_LISTEN__ADDRESS"),
+            ("RECKON_LISTEN_ADRESS", "RECKON_LISTEN__ADDRESS"),
+            ("RECKON_DATA_PATH", "RECKON_DATA__PATH"),
+            ("RECKON_DATA", "RECKON_DATA__PATH"),
+            ("RECKON_KAFKA", "RECKON_KAFKA__BOOTSTRAP"),
+            ("RECKON_KAFKA_BOOTSTRAP", "RECKON_KAFKA__BOOTSTRAP"),
+            ("RECKON_KAFKA_TOPICPREFIX", "RECKON_KAFKA__TOPIC_PREFIX"),
+            ("RECKON_TELEMETRY_LOG_FILTER", "RECKON_TELEMETRY__LOG_FILTER"),
+            ("reckon_fold_commit_ms", "RECKON_FOLD__COMMIT_MS"),
+        ] {
+            assert_eq!(meant(name).as_deref(), Some(wanted), "{name}");
+        }
+        for key in keys() {
+            let flat = format!("{PREFIX}{}", key.replace('.', "_").to_uppercase());
+            assert_eq!(meant(&flat), Some(variable(&key)), "{flat}");
+        }
+    }
+
+    #[test]
+    fn other_peoples_variables_are_none() {
+        for name in [
+            "RECKON_LISTEN__ADDRESS",
+            "RECKON_CONFIG",
+            "RECKON_TOKEN",
+            "RECKON_KILLS",
+            "RECKON_BLESS",
+            "RECKON_KAFKA_JVM",
+            "RECKON_KAFKA_READY_S",
+            "RECKON_REQUIRE_TRACES",
+            "RECKON_SERVICE_HOST",
+            "RECKON_SERVICE_PORT",
+            "RECKON_PORT",
+            "RECKON_PORT_7070_TCP_ADDR",
+            "LISTEN_ADDRESS",
+            "PATH",
+        ] {
+            assert_eq!(meant(name), None, "{name}");
+        }
     }
 }

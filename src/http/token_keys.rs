@@ -30,8 +30,11 @@ const RETIRED: &str = ".retired.pem";
 /// Ids of tokens that were taken back.
 const REVOKED: &str = "revoked";
 
-/// Characters of a token's id at most.
+/// Characters of a token's id at most, whoever issued it.
 const TOKEN_ID_LENGTH_MAX: usize = 128;
+
+/// Hex digits of a token's id as `reckon token issue` makes it.
+const TOKEN_ID_DIGITS: usize = 32;
 
 /// Characters of a key's id at most.
 const ID_LENGTH_MAX: usize = 64;
@@ -61,7 +64,10 @@ pub enum KeyError {
     #[error("{0:?} can't be a key's id: it has 1 to {ID_LENGTH_MAX} letters, digits, `-` and `_`")]
     BadId(String),
     /// An id that can't be a token's.
-    #[error("{0:?} is neither a token nor a token's id: `reckon token inspect TOKEN` shows it")]
+    #[error(
+        "{0:?} is neither a token nor a token's id: give the token as it was issued, or its id, {TOKEN_ID_DIGITS} hex digits, \
+         which `reckon token inspect TOKEN` shows"
+    )]
     BadTokenId(String),
     /// An id that is taken.
     #[error("there is a key {0:?} already, or has been; ids are not used again")]
@@ -106,7 +112,7 @@ pub struct KeyEntry {
     pub id: String,
     /// How it stands.
     pub state: KeyState,
-    /// Its private file is here, too.
+    /// It is active, and its private file is here: new tokens can be signed with it.
     pub can_sign: bool,
 }
 
@@ -199,7 +205,7 @@ impl KeyFolder {
             } else {
                 KeyState::Unpublished
             },
-            can_sign: has(&id, PRIVATE),
+            can_sign: has(&id, PUBLIC) && has(&id, PRIVATE),
             id,
         });
         Ok(entries.collect())
@@ -259,9 +265,7 @@ impl KeyFolder {
             && token_id.bytes().all(|b| b.is_ascii_graphic())
             && !token_id.starts_with('#');
         if !fits {
-            return Err(KeyError::BadTokenId(
-                token_id.chars().take(TOKEN_ID_LENGTH_MAX).collect(),
-            ));
+            return Err(not_a_token_id(token_id));
         }
         if self.revoked()?.contains(token_id) {
             return Ok(());
@@ -298,10 +302,7 @@ impl KeyFolder {
     fn newest(&self) -> Result<String, KeyError> {
         let mut newest: Option<(SystemTime, String)> = None;
         let entries = self.list()?;
-        for entry in entries
-            .into_iter()
-            .filter(|e| e.state == KeyState::Active && e.can_sign)
-        {
+        for entry in entries.into_iter().filter(|e| e.can_sign) {
             let path = self.file(&entry.id, PRIVATE);
             let made = std::fs::metadata(&path).and_then(|m| m.modified());
             newest = newest.max(Some((made.map_err(|cause| at(&path, cause))?, entry.id)));
@@ -322,6 +323,20 @@ fn not_a_key(path: &Path, cause: NotAKey) -> KeyError {
         path: path.to_owned(),
         cause: cause.to_string(),
     }
+}
+
+/// A token's id as it was issued here, given by hand: anything else would be taken back without there being such a token, and
+/// the one that was meant would go on.
+pub fn token_id(text: &str) -> Result<String, KeyError> {
+    if text.len() == TOKEN_ID_DIGITS && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err(not_a_token_id(text))
+    }
+}
+
+fn not_a_token_id(text: &str) -> KeyError {
+    KeyError::BadTokenId(text.chars().take(TOKEN_ID_LENGTH_MAX).collect())
 }
 
 /// A new key pair.
@@ -396,14 +411,22 @@ mod tests {
         assert!(matches!(keys.signer(Some("next")), Err(KeyError::Unknown(_))));
         assert!(matches!(keys.make(Some("next")), Err(KeyError::Taken(_))));
         assert_eq!(keys.signer(None).unwrap().0, first);
-        let states: Vec<_> = keys.list().unwrap().into_iter().map(|k| (k.id, k.state)).collect();
+        // The retired key's private file is still here, and good for nothing.
+        std::fs::remove_file(keys.file(&keys.make(Some("unpublished")).unwrap(), PUBLIC)).unwrap();
+        let entry = |id: &str, state, can_sign| KeyEntry {
+            id: id.to_owned(),
+            state,
+            can_sign,
+        };
         assert_eq!(
-            states,
+            keys.list().unwrap(),
             [
-                (first.clone(), KeyState::Active),
-                ("next".to_owned(), KeyState::Retired)
+                entry(&first, KeyState::Active, true),
+                entry("next", KeyState::Retired, false),
+                entry("unpublished", KeyState::Unpublished, false),
             ]
         );
+        assert_eq!(keys.signer(None).unwrap().0, first);
 
         // The last key is gone: tokens are asked for all the same.
         keys.retire(&first).unwrap();
@@ -425,6 +448,16 @@ mod tests {
         assert!(!ring.asks, "a key alone shuts the door");
         for id in ["", "a b", "#x", "a\nb", &"t".repeat(129)] {
             assert!(matches!(keys.revoke(id, ""), Err(KeyError::BadTokenId(_))), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn ids_given_by_hand_are_those_of_issued_tokens() {
+        let id = "9f2c01ab5d3e4f60718293a4b5c6d7e8";
+        assert_eq!(token_id(id).unwrap(), id);
+        assert_eq!(token_id(&id.to_uppercase()).unwrap(), id);
+        for text in ["", "t-1", "edge-1", &id[1..], &format!("{id}0"), &id.replace('9', "g")] {
+            assert!(matches!(token_id(text), Err(KeyError::BadTokenId(_))), "{text:?}");
         }
     }
 

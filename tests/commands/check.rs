@@ -216,3 +216,54 @@ fn what_comes_through_a_pipe_is_checked_too() {
     let row: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!((output.status.code(), &row["reason"]), (Some(0), &"completed".into()));
 }
+
+/// The event of a line of log records, as a gateway sends it.
+fn bare(record: &str) -> String {
+    record[r#"{"event":"#.len()..record.len() - 1].to_owned()
+}
+
+#[test]
+fn bare_events_are_checked_as_records_are() {
+    let records = [
+        event("acme", "a", "started", AT, r#","kind":"stream""#),
+        event(
+            "acme",
+            "a",
+            "ended",
+            "2026-09-10T12:00:01Z",
+            r#","end":{"cause":"complete"}"#,
+        ),
+        event("acme", "b", "ended", "2026-09-10T12:00:02Z", DONE),
+        event(
+            "acme",
+            "c",
+            "ended",
+            "2026-09-10T12:00:03Z",
+            &format!(r#"{DONE},"modell":"x""#),
+        ),
+    ];
+    let lines: Vec<&str> = records.iter().map(String::as_str).collect();
+    let events: Vec<String> = records.iter().map(|r| bare(r)).collect();
+    let events: Vec<&str> = events.iter().map(String::as_str).collect();
+    let wanted = checked(&lines);
+    assert!(verdicts(&wanted.1).len() >= 2, "{wanted:?}");
+    assert_eq!(checked(&events), wanted);
+    // Blank lines, and what can't be read before the first event, don't hide what the file is.
+    let (_, rows) = checked(&["", "garbage", events[2]]);
+    assert_eq!(verdicts(&rows), [("b".to_owned(), "completed".to_owned())]);
+}
+
+#[test]
+fn a_line_among_bare_events_that_is_none_is_told_as_one() {
+    let good_one = bare(&event("acme", "a", "ended", AT, DONE));
+    let (code, rows) = checked(&[&good_one, "[]", "hello"]);
+    let unreadable: Vec<_> = rows.iter().filter(|r| r["finding"] == "unreadable").collect();
+    assert_eq!((code, unreadable.len()), (1, 2), "{rows:?}");
+    for row in unreadable {
+        let detail = row["detail"].as_str().expect("text");
+        assert!(
+            detail.starts_with("not an event") && !detail.contains("tick"),
+            "{detail}"
+        );
+    }
+}

@@ -87,10 +87,67 @@ fn odd_traces_are_refused_with_what_is_wrong() {
     assert!(ran.err.contains("1100"), "{}", ran.err);
 }
 
+/// What an import of these lines is refused with, where no log is.
+fn refused(lines: &[&[u8]]) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = file_of(folder.path(), lines);
+    let data = folder.path().join("data");
+    let ran = reckon(&["import", "events", &file, "--data", data.to_str().expect("a path")]);
+    assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{}", ran.err);
+    assert!(!data.exists(), "no log is left behind");
+    ran.err
+}
+
 #[test]
-fn help_has_an_example() {
-    for parent in ["import", "rejects", "export", "check", "explain", "replay"] {
-        let help = good(&[parent, "--help"]).out;
-        assert!(help.contains("Example"), "{parent}: {help}");
+fn a_file_of_something_else_is_refused_with_what_it_looks_like() {
+    let bare = event("acme", "a", "ended", AT, r#","end":{"cause":"completed"}"#);
+    let bare = &bare.as_bytes()[r#"{"event":"#.len()..bare.len() - 1];
+    let said = refused(&[bare, b"", bare]);
+    for part in [
+        "none of its 2 lines",
+        "bare events",
+        "reckon post",
+        "sed 's/..*/{\"event\": &}/'",
+    ] {
+        assert!(said.contains(part), "{part} isn't in {said}");
     }
+    assert!(refused(&[b"\x7fELF\x02\x01\x01\x00\x00", b"\xff\xfe"]).contains("binary"));
+    assert!(refused(&[b"\x1f\x8b\x08\x00"]).contains("gzip"));
+    assert!(refused(&[b"TIMESTAMP,ContextTokens,GeneratedTokens", b"1,2,3"]).contains("azure-llm"));
+    assert!(refused(&[br#"{"evnt": {}}"#]).contains("unknown field `evnt`"));
+    assert!(refused(&[b"hello"]).contains("not a log record"));
+}
+
+#[test]
+fn bare_events_are_taken_once_they_are_wrapped_as_is_said() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bare = event("acme", "a", "ended", AT, r#","end":{"cause":"completed"}"#);
+    let bare = &bare.as_bytes()[r#"{"event":"#.len()..bare.len() - 1];
+    let file = file_of(folder.path(), &[bare, b"", bare]);
+    let data = folder.path().join("data");
+    let data = data.to_str().expect("a path");
+    let said = reckon(&["import", "events", &file, "--data", data]).err;
+    let sed = &said[said.find("sed ").expect("a command")..];
+    let ended = std::process::Command::new("sh")
+        .args(["-c", sed.trim()])
+        .current_dir(folder.path())
+        .status()
+        .expect("a shell");
+    assert!(ended.success());
+    let records = format!("{file}.records");
+    good(&["import", "events", &records, "--data", data]);
+    assert_eq!(good(&["export", "calls", "--data", data]).rows().len(), 1);
+}
+
+#[test]
+fn a_wrong_file_leaves_a_log_that_is_there_as_it_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    let data = data.to_str().expect("a path");
+    good(&["import", "events", &crate::history(), "--data", data]);
+    let stands = || good(&["inspect", "--data", data, "--json"]).out;
+    let before = stands();
+    let file = file_of(folder.path(), &[b"{}", b"\xff"]);
+    assert_eq!(reckon(&["import", "events", &file, "--data", data]).code, 1);
+    assert_eq!(stands(), before);
 }

@@ -1,10 +1,16 @@
 //! The commands as people and programs run them: what they print, and with what they end.
 
 mod check;
+mod config;
+mod consume;
 mod explain;
 mod export;
 mod import;
+mod init;
+mod pipes;
+mod rejects;
 mod replay;
+mod token;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -490,10 +490,10 @@ impl Proof {
 mod tests {
     use super::*;
 
-    const CONTROL: &str = r#"{"partition": 0, "sequence": 5, "id": "statements-0-5", "period_control": {"period": "2026-09",
+    const CONTROL: &str = r#"{"partition": 0, "sequence": 5, "id": "statements/0/5", "period_control": {"period": "2026-09",
         "partition": 0, "partition_count": 1, "accounts": 2, "outcomes": {"success": 3}, "quantities": {"requests": "3"},
         "amounts": {"USD": "2.5", "EUR": "0"}, "first_sequence": 2, "last_sequence": 4, "control_version": 1}}"#;
-    const NOTICE: &str = r#"{"partition": 0, "sequence": 3, "id": "statements-0-3", "adjustment_noticed": {}}"#;
+    const NOTICE: &str = r#"{"partition": 0, "sequence": 3, "id": "statements/0/3", "adjustment_noticed": {}}"#;
 
     fn statement(sequence: u64, account: &str, calls: u64, amount: &str) -> String {
         format!(
@@ -536,6 +536,17 @@ mod tests {
             assert!(!report.complete);
             assert_eq!(whats(&report), missing);
         }
+    }
+
+    #[test]
+    fn rows_whose_ids_are_in_the_earlier_form_count_the_same() {
+        let of = |id: &str| statement(2, "a", 1, "1.00").replace(r#""id": """#, &format!(r#""id": "{id}""#));
+        let b = statement(4, "b", 2, "1.50");
+        for id in ["statements-0-2", "statements/0/2"] {
+            assert_eq!(report(&[&of(id), NOTICE, &b, CONTROL]).missing, [], "{id}");
+        }
+        let both = report(&[&of("statements-0-2"), &of("statements/0/2"), NOTICE, &b, CONTROL]);
+        assert_eq!(whats(&both), ["repeated"], "one row, whatever its id is written like");
     }
 
     #[test]
