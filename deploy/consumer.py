@@ -51,7 +51,7 @@ while not (args.once and len(ended) == len(partitions)):
         closed = record.period_closed  # all that is invoiceable; empty in notices and control records
         for number, line in enumerate(closed.lines if record.sequence > have else []):
             row = {name: getattr(line, name) for name in ("product", "meter", "quantity", "amount", "error", "original_period")}
-            row |= {"id": f"statements-{partition}-{record.sequence}-{number}", "account": closed.account_id,
+            row |= {"id": f"statements/{partition}/{record.sequence}-{number}", "account": closed.account_id,
                     "period": closed.period, "currency": line.currency or closed.currency}
             out.write(json.dumps(row).encode() + b"\n")
         at[str(partition)] = [message.offset() + 1, max(record.sequence, have)]

@@ -669,7 +669,7 @@ fn the_example_in_python_has_every_line_once_however_often_it_is_killed() {
         *found.entry(line["id"].as_str().unwrap().to_owned()).or_default() += 1;
     }
     let wanted: BTreeMap<String, u32> = (0..PARTITIONS)
-        .flat_map(|p| (1..=EACH).flat_map(move |s| (0..2).map(move |n| (format!("statements-{p}-{s}-{n}"), 1))))
+        .flat_map(|p| (1..=EACH).flat_map(move |s| (0..2).map(move |n| (format!("statements/{p}/{s}-{n}"), 1))))
         .collect();
     assert!(found == wanted, "{} of {} lines", found.len(), wanted.len());
     assert!(kills >= 5 && cut >= 2, "{kills} kills, {cut} with lines to be cut off");
