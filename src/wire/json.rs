@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::check::{is_in_range, timestamp};
 use super::pb;
+use super::whole::whole;
 use crate::model::event::{CallKind, Cause, EndMarker, Observer, Phase, Progress, Provenance};
 use crate::model::period::rfc3339;
 use crate::model::reject::{Reject, RejectReason};
@@ -100,12 +101,7 @@ impl<'a> Object<'a> {
         let Some(value) = self.take(name) else {
             return Ok(None);
         };
-        let number = match &value {
-            Value::Number(n) => n.as_u64(),
-            Value::String(text) => text.parse().ok(),
-            _ => None,
-        };
-        match number {
+        match whole(&value).and_then(|n| u64::try_from(n).ok()) {
             Some(number) => Ok(Some(number)),
             None => Err(undecodable(
                 &self.at(name),
@@ -187,8 +183,7 @@ impl<'a> Object<'a> {
         let path = self.at(name);
         match self.take(name) {
             None => Ok(0),
-            Some(Value::Number(number)) => Ok(number
-                .as_i64()
+            Some(number @ Value::Number(_)) => Ok(whole(&number)
                 .and_then(|n| i32::try_from(n).ok())
                 .unwrap_or(UNKNOWN_NUMBER)),
             Some(Value::String(text)) => {
@@ -252,11 +247,10 @@ pub(super) fn quantities(
         let value = match quantity.take("value") {
             None => 0,
             Some(value) => {
-                let number = match &value {
-                    Value::Number(n) => n.as_i64(),
-                    Value::String(text) => text.parse().ok(),
-                    other => return Err(undecodable(&at, format!("{other} is not a number"))),
-                };
+                if !matches!(value, Value::Number(_) | Value::String(_)) {
+                    return Err(undecodable(&at, format!("{value} is not a number")));
+                }
+                let number = whole(&value).and_then(|n| i64::try_from(n).ok());
                 number.unwrap_or_else(|| {
                     bad_quantity.get_or_insert_with(|| (at, value.to_string()));
                     -1

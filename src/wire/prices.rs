@@ -78,9 +78,19 @@ pub fn rate_card(card: &pb::RateCard, version: u64) -> Result<RateCard, BadRateC
     })
 }
 
+/// Digits, and digits after a point: a price that is written in another way isn't guessed at.
+fn is_decimal(text: &str) -> bool {
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    match text.split_once('.') {
+        Some((whole, fraction)) => digits(whole) && digits(fraction),
+        None => digits(text),
+    }
+}
+
 fn price_from_contract(sent: &pb::Price, index: usize) -> Result<Price, BadRateCard> {
-    let amount = Decimal::from_str_exact(&sent.amount)
-        .ok()
+    let amount = Some(sent.amount.as_str())
+        .filter(|text| is_decimal(text))
+        .and_then(|text| Decimal::from_str_exact(text).ok())
         .map(|a| a.normalize())
         .filter(|a| !a.is_sign_negative() && a.scale() <= PRICE_PLACES_MAX)
         .ok_or_else(|| BadRateCard::Amount {
@@ -170,10 +180,10 @@ mod tests {
 
     #[test]
     fn bad_cards_name_the_price() {
-        assert!(matches!(
-            card(1, 0, &[("m", "output_tokens", "", "-1")]),
-            Err(BadRateCard::Amount { index: 0, .. })
-        ));
+        for amount in ["-1", "+1", ".5", "1.", "1_000", "1e3", " 1", ""] {
+            let card = card(1, 0, &[("m", "output_tokens", "", amount)]);
+            assert!(matches!(card, Err(BadRateCard::Amount { index: 0, .. })), "{amount:?}");
+        }
         assert!(matches!(
             card(1, 0, &[("m", "", "", "1"), ("m", "", "", "2")]),
             Err(BadRateCard::Twice { index: 1 })
