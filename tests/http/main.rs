@@ -20,6 +20,7 @@ mod post;
 mod readme;
 mod reads;
 mod records;
+mod refusals;
 #[path = "../fold/scenario/mod.rs"]
 mod scenario;
 mod scenarios;
