@@ -8,6 +8,7 @@ mod back_pressure;
 mod backup;
 mod contract;
 mod disk_full;
+mod event_schema;
 mod imports;
 mod ingest;
 mod inside;
