@@ -1,6 +1,7 @@
 //! `POST /v1/backups`: a copy of everything, made while the fold, appends and reads go on.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::Json;
@@ -13,6 +14,7 @@ use super::body;
 use super::caller::Caller;
 use super::problem::{Code, Problem, ProblemBody};
 use super::service::{Service, blocking};
+use crate::partition::PartitionError;
 use crate::partition::backup::{BackupError, Manifest, PartitionStanding};
 
 /// Bytes of a request's body at most: a path.
@@ -80,6 +82,36 @@ impl From<BackupError> for Problem {
     }
 }
 
+/// A place where no folder can be made is the operator's to mend, not the service's fault.
+fn refused(cause: BackupError, to: &Path) -> Problem {
+    let fault = match &cause {
+        BackupError::File { path, cause } if path == to => Some(cause),
+        BackupError::Partition(PartitionError::Folder { path, cause }) if path.starts_with(to) => Some(cause),
+        _ => None,
+    };
+    let Some(fault) = fault.filter(|fault| cannot_be_made(fault.kind())) else {
+        return cause.into();
+    };
+    let detail = format!("{} can't be made, or written to: {fault}", to.display());
+    Problem {
+        field: Some("to".to_owned()),
+        ..Problem::new(Code::BadBody, detail)
+    }
+    .with_cure("name a folder that the service can make, or an empty one that it may write to")
+}
+
+fn cannot_be_made(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::NotADirectory
+            | ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::InvalidFilename
+            | ErrorKind::InvalidInput
+    )
+}
+
 /// Back up
 ///
 /// Everything that was acknowledged before is in it. The answer comes when it is complete, which takes as long as reading
@@ -109,6 +141,10 @@ pub async fn backup(
         _ => Problem::new(Code::BadBody, cause.body_text()),
     })?;
     let place = PathBuf::from(&to);
-    let manifest = blocking(move || service.running.backup(&place, service.backup_root.as_deref())).await??;
+    let manifest = blocking(move || {
+        let made = service.running.backup(&place, service.backup_root.as_deref());
+        made.map_err(|cause| refused(cause, &place))
+    });
+    let manifest = manifest.await??;
     Ok((axum::http::StatusCode::CREATED, Json(BackupBody::new(to, manifest))))
 }

@@ -11,6 +11,9 @@ use super::problem::{Code, Problem};
 use super::service::Service;
 use super::sign_in;
 
+/// What helps whoever is refused where no tokens are asked for: there, none would be of use.
+const NO_KEY_CURE: &str = "`reckon token key new` makes a key; then whoever has a token is let in from anywhere";
+
 /// What a token is good for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "scope")]
@@ -93,16 +96,13 @@ impl Caller {
     }
 
     fn refused(&self, wanted: &str) -> Problem {
-        let scope = match self.scope {
-            Scope::Ingest { .. } => "ingest",
-            Scope::Metrics => "metrics",
-            Scope::Account { .. } => "account",
-            Scope::Operator => "operator",
+        let own = match &self.scope {
+            Scope::Ingest { .. } => "has the scope ingest".to_owned(),
+            Scope::Metrics => "has the scope metrics".to_owned(),
+            Scope::Account { account } => format!("is for account {account:?}"),
+            Scope::Operator => "has the scope operator".to_owned(),
         };
-        Problem::new(
-            Code::Forbidden,
-            format!("this route wants {wanted}; yours has the scope {scope}"),
-        )
+        Problem::new(Code::Forbidden, format!("this route wants {wanted}; yours {own}"))
     }
 }
 
@@ -128,11 +128,37 @@ impl FromRequestParts<Arc<Service>> for Caller {
     type Rejection = TurnedAway;
 
     async fn from_request_parts(parts: &mut Parts, service: &Arc<Service>) -> Result<Self, TurnedAway> {
-        service.gatekeeper.admit(parts).map_err(|problem| {
+        service.gatekeeper.admit(parts).map_err(|mut problem| {
+            if !service.gatekeeper.asks_for_tokens() {
+                problem = problem.with_cure(NO_KEY_CURE);
+            }
             let address = (problem.code == Code::Unauthenticated).then(|| sign_in::address_for(parts));
             address
                 .flatten()
                 .map_or(TurnedAway::Refused(problem), TurnedAway::ToSignIn)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_refused_hears_what_the_token_is_for() {
+        let refused = |scope: Scope| {
+            let caller = Caller {
+                name: String::new(),
+                scope,
+            };
+            caller.may_read("globex").map_err(|problem| problem.detail)
+        };
+        let wanted = "this route wants the account's own or an operator token; yours";
+        let account = "acme".to_owned();
+        assert_eq!(
+            refused(Scope::Account { account }),
+            Err(format!("{wanted} is for account \"acme\""))
+        );
+        assert_eq!(refused(Scope::Metrics), Err(format!("{wanted} has the scope metrics")));
     }
 }

@@ -8,6 +8,7 @@ use axum::extract::{Request, State};
 
 use super::body::{Arrival, Arriving};
 use super::caller::Caller;
+use super::event_schema::{CloudEvent, Events, Protobuf};
 use super::framing::{self, Form};
 use super::intake::{EventsBody, Intake, Results};
 use super::params::{NoParams, Params};
@@ -44,11 +45,11 @@ const STREAM_PAUSE: Duration = Duration::from_millis(20);
     request_body(
         description = "Events: reckon.v1.CallEvent of proto/reckon/v1/events.proto",
         content(
-            (serde_json::Value = "application/json"),
+            (Events = "application/json"),
             (String = "application/x-ndjson"),
-            (Vec<u8> = "application/x-protobuf"),
-            (serde_json::Value = "application/cloudevents+json"),
-            (Vec<serde_json::Value> = "application/cloudevents-batch+json"),
+            (Protobuf = "application/x-protobuf"),
+            (CloudEvent = "application/cloudevents+json"),
+            (Vec<CloudEvent> = "application/cloudevents-batch+json"),
         )
     ),
     responses(

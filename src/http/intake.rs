@@ -20,7 +20,7 @@ use crate::model::event::Event;
 use crate::model::limits::RECORD_BYTES_MAX;
 use crate::model::reject::{Reject, RejectReason};
 use crate::wire::cloud_event;
-use crate::wire::record::{Kind, decode_event, is_json, source_of};
+use crate::wire::record::{Kind, decode_event, is_json, source_of, too_large};
 
 /// Why one event or record was not appended.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -59,7 +59,11 @@ impl Refusal {
             reason: "source_not_allowed",
             field: "source".into(),
             detail: format!("the token doesn't let events of source {source:?} through"),
-            cure: "send the event with the producer's own token, or issue one for this source",
+            cure: if source.is_empty() {
+                "set the event's `source` to one that the token lets through"
+            } else {
+                "send the event with the producer's own token, or issue one for this source"
+            },
         }
     }
 }
@@ -221,7 +225,7 @@ fn judge<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<Event<'a>, Rej
     }
     let event = decode_event(bytes, scratch)?;
     match event.too_large {
-        Some(field) => Err(Reject::new(RejectReason::TooLarge, field, "over the contract's size")),
+        Some(field) => Err(too_large(field, bytes)),
         None => Ok(event),
     }
 }

@@ -5,7 +5,8 @@
 //! | [`usage`], [`calls`], [`statements`], [`periods`], [`months`] | reads: JSON and CSV, each with the place in the log where it stands |
 //! | [`stream`], [`watchers`] | live totals as server-sent events, computed once for all who watch |
 //! | [`page`] | the billing page: for people |
-//! | [`ingest`], [`intake`], [`framing`], [`body`] | events: a body as it arrives, cut into events, judged, appended |
+//! | [`ingest`], [`unzip`], [`intake`], [`framing`], [`body`] | events: a body as it arrives, unpacked, cut into events, judged, appended |
+//! | [`event_schema`] | what the contract says of an event's body |
 //! | [`records`] | an operator's log records: histories, control |
 //! | [`gate`], [`sources`] | back-pressure; how each producer fares |
 //! | [`outputs`], [`rows`] | what was put out, for consumers without Kafka |
@@ -30,6 +31,7 @@ pub mod backups;
 pub mod body;
 pub mod caller;
 pub mod calls;
+pub mod event_schema;
 pub mod framing;
 pub mod gate;
 pub mod gatekeeper;

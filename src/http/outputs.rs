@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{self, AsOf};
 use super::caller::Caller;
-use super::params::{Params, Places};
+use super::params::{Params, Places, Whole};
 use super::problem::{Code, Problem, ProblemBody};
 use super::rows::{AdjustmentNotice, ClosedStatement, MonthControl, RejectedRecord};
 use super::service::{Service, blocking, read};
@@ -48,8 +48,8 @@ pub struct OutputParams {
     #[param(nullable = false, example = 0)]
     after: Option<u64>,
     /// Outputs at most, 1 to 1000; 100 if not given.
-    #[param(nullable = false, minimum = 1, maximum = 1000)]
-    limit: Option<usize>,
+    #[param(nullable = false, value_type = Option<usize>, minimum = 1, maximum = 1000)]
+    limit: Option<Whole<1, LIMIT_MAX>>,
     /// If there is nothing more yet, wait so long for something; at most 30000.
     #[param(nullable = false, maximum = 30000)]
     wait_ms: Option<u64>,
@@ -245,13 +245,7 @@ pub async fn outputs(
     caller.may_operate()?;
     service.check_held_up()?;
     let topic = Topic::from(topic);
-    let limit = params.limit.unwrap_or(LIMIT);
-    if !(1..=LIMIT_MAX).contains(&limit) {
-        return Err(Problem::parameter(
-            "limit",
-            format!("{limit} is not from 1 to {LIMIT_MAX}"),
-        ));
-    }
+    let limit = params.limit.map_or(LIMIT, |Whole(limit)| limit);
     let wait_ms = params.wait_ms.unwrap_or(0);
     if wait_ms > WAIT_MS_MAX {
         return Err(Problem::parameter(

@@ -5,7 +5,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::intake::{EventResult, EventsBody, Results};
 use crate::log::LogError;
@@ -93,6 +95,25 @@ codes! {
     Internal = "internal", INTERNAL_SERVER_ERROR, "The service failed", "the service's log says more under the request id; see deploy/RUNBOOK.md";
 }
 
+/// All codes are named, so that a client's generated code can branch on them.
+impl PartialSchema for Code {
+    fn schema() -> RefOr<Schema> {
+        let codes = Self::ALL.iter().map(|code| code.as_str());
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(codes))
+            .description(Some("Stable: branch on this."))
+            .examples([Self::BadParameter.as_str()])
+            .into()
+    }
+}
+
+impl ToSchema for Code {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "ProblemCode".into()
+    }
+}
+
 /// One problem.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -102,6 +123,8 @@ pub struct Problem {
     pub detail: String,
     /// The parameter or field at fault.
     pub field: Option<String>,
+    /// What to do about it; as for every problem of the code, unless this one has a cure of its own.
+    pub cure: &'static str,
     /// Seconds after which to try again.
     pub retry_after_s: Option<u32>,
     /// What had been dealt with when it arose.
@@ -120,7 +143,7 @@ pub struct ProblemBody {
     /// The HTTP status.
     pub status: u16,
     /// Stable: branch on this.
-    #[schema(example = "bad_parameter")]
+    #[schema(value_type = Code)]
     pub code: &'static str,
     /// What is wrong this time.
     pub detail: String,
@@ -148,6 +171,7 @@ impl Problem {
             code,
             detail: detail.into(),
             field: None,
+            cure: code.cure(),
             retry_after_s: matches!(
                 code.status(),
                 StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS | StatusCode::PRECONDITION_FAILED
@@ -171,6 +195,13 @@ impl Problem {
             Code::AccountUnknown,
             format!("no record of account {account:?} is folded"),
         )
+    }
+
+    /// With a cure of its own.
+    #[must_use]
+    pub fn with_cure(mut self, cure: &'static str) -> Self {
+        self.cure = cure;
+        self
     }
 
     /// With another time after which to try again.
@@ -198,7 +229,7 @@ impl Problem {
             code: self.code.as_str(),
             detail: self.detail.clone(),
             field: self.field.clone(),
-            cure: self.code.cure(),
+            cure: self.cure,
             results: self.results.as_ref().map(|r| r.results.clone()),
             accepted: self.results.as_ref().map(|r| r.accepted),
             refused: self.results.as_ref().map(|r| r.refused),

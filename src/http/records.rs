@@ -26,7 +26,7 @@ use crate::model::Ms;
 use crate::model::reject::{Reject, RejectReason};
 use crate::partition::live::Live;
 use crate::partition::running::Running;
-use crate::wire::check::is_good_id;
+use crate::wire::check::{id_fault, is_good_id};
 use crate::wire::envelope::{self, Signed};
 use crate::wire::pb::{self, control::Body};
 use crate::wire::record::{Kind, decode_event};
@@ -104,8 +104,11 @@ fn judge_line(line: &[u8], identity: &Identity, shared: bool, scratch: &mut Vec<
             Ok(Judged::Control(control))
         }
         Err(BadLine::Tick(found)) => {
-            let detail = format!("{found:?} is not a time of RFC 3339");
-            Err(Refusal::new(RejectReason::BadTick, "tick", detail))
+            let detail = format!("{found:?} is not a time of RFC 3339: write it as 2026-09-01T12:00:00Z");
+            Err(Refusal {
+                cure: "write a time of RFC 3339",
+                ..Refusal::new(RejectReason::BadTick, "tick", detail)
+            })
         }
         Err(BadLine::Control(reject)) => Err(reject.into()),
         Err(bad @ BadLine::Form(_)) => Err(undecodable(bad.to_string())),
@@ -147,7 +150,7 @@ fn check(control: &pb::Control, is_signed: bool) -> Result<(), Reject> {
         return Err(missing("control.id"));
     }
     if !is_good_id(&control.id) {
-        let detail = format!("{} bytes, or control characters", control.id.len());
+        let detail = id_fault(&control.id);
         return Err(Reject::new(RejectReason::BadId, "control.id", detail));
     }
     match &control.body {

@@ -21,7 +21,9 @@ use super::service::{Service, blocking, read};
 use super::usage::{PeriodBounds, csv_line};
 use crate::machine::rating::{AdjustmentLine, LineKey};
 use crate::model::money::decimal_string;
+use crate::model::period::Month;
 use crate::partition::account::{PeriodStatement, Statement};
+use crate::partition::live::{Live, ReadError};
 use crate::partition::rows::{Line, StatementRow, Sum, sums};
 
 /// What is asked.
@@ -32,6 +34,10 @@ pub struct StatementParams {
     /// Else by the Accept header.
     #[param(nullable = false, inline)]
     format: Option<Format>,
+    /// Whether the CSV of a closed statement also has what is owed since, in rows of the state `owed`. They come again as lines of
+    /// a later statement: leave them out of sums. JSON has them in any case.
+    #[param(nullable = false)]
+    owed: Option<bool>,
     /// PARTITION:OFFSET of a record that the answer must include; waits up to a second for it.
     #[param(nullable = false, pattern = r"^\d{1,9}:\d{1,18}$", example = "0:1")]
     at_least: Option<String>,
@@ -177,19 +183,25 @@ impl StatementBody {
         }
     }
 
-    /// What says that a closed statement is the same one: its place in the output, what is owed since, and the form.
-    fn etag(&self, as_csv: bool) -> Option<String> {
+    /// What says that a closed statement is the same one: its place in the output, what is owed since if that is shown, and the
+    /// form.
+    fn etag(&self, form: Form) -> Option<String> {
         if self.draft.is_some() {
             return None;
         }
         let sequence = self.closed.as_ref().map_or("0", |c| c.sequence.as_str());
-        let owed = serde_json::to_vec(&self.owed).ok()?;
-        let form = if as_csv { "csv" } else { "json" };
+        let (form, owed) = match form {
+            Form::Json => ("json", &*self.owed),
+            Form::Csv { owed: true } => ("csv-owed", &*self.owed),
+            Form::Csv { owed: false } => ("csv", &[][..]),
+        };
+        let owed = serde_json::to_vec(owed).ok()?;
         // Weak: the answer's standing differs from one to the next.
         Some(format!("W/\"{sequence}-{:016x}-{form}\"", xxh3_64(&owed)))
     }
 
-    fn csv(&self) -> String {
+    /// Its lines; `owed` those to come on a later statement, too.
+    fn csv(&self, owed: bool) -> String {
         let mut text = csv_line([
             "account",
             "period",
@@ -208,11 +220,12 @@ impl StatementBody {
         ]);
         let closed = self.closed.iter().flat_map(|c| &c.lines);
         let draft = self.draft.iter().flat_map(|d| &d.lines);
+        let later = if owed { &*self.owed } else { &[] };
         let state = self.period.state;
         let lines = closed
             .map(|line| (state, CsvLine::from(line)))
             .chain(draft.map(|line| (state, CsvLine::from(line))))
-            .chain(self.owed.iter().map(|line| ("owed", CsvLine::from(line))));
+            .chain(later.iter().map(|line| ("owed", CsvLine::from(line))));
         for (state, line) in lines {
             let currency = if line.currency.is_empty() {
                 &self.currency
@@ -238,6 +251,16 @@ impl StatementBody {
         }
         text
     }
+}
+
+/// How a statement is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Json,
+    /// With what is owed since, or without.
+    Csv {
+        owed: bool,
+    },
 }
 
 /// A line of whatever kind, as CSV says it: empty where there is nothing.
@@ -365,6 +388,8 @@ pub async fn statements(
 /// A period's statement
 ///
 /// Closed: as it was put out, with an ETag; only its lines are invoiceable. Open: what it would be if it closed now, unrounded.
+/// As CSV a closed statement has its own lines alone: the amounts in its currency add up to its total, over months too. With
+/// `owed=true` there are also rows for what is owed since, which a later statement has as adjustments.
 #[utoipa::path(
     get,
     path = "/v1/accounts/{account}/statements/{period}",
@@ -390,32 +415,45 @@ pub async fn statement(
 ) -> Result<Response, Problem> {
     caller.may_read(&account)?;
     let wanted = month("period", &period)?;
-    let as_csv = wants_csv(params.format, &headers);
+    let form = if wants_csv(params.format, &headers) {
+        Form::Csv {
+            owed: params.owed.unwrap_or_default(),
+        }
+    } else {
+        Form::Json
+    };
     let at_least = params.at_least.as_deref().map(str::parse).transpose()?;
     let live = service.partition_of(&account, at_least).await?;
     // A long statement is written there, too.
-    let written = blocking(move || {
-        let found = live.statement(&account, Some(wanted))?;
-        let found = found.ok_or_else(|| {
-            Problem::new(
-                Code::PeriodUnknown,
-                format!("account {account:?} has no period {wanted} yet"),
-            )
-        })?;
-        Ok(answered(found, &account, as_csv, &headers))
+    let written = blocking(move || match live.statement(&account, Some(wanted))? {
+        Some(found) => Ok(answered(found, &account, form, &headers)),
+        None => Err(no_period(&live, &account, wanted)?),
     });
     written.await?
 }
 
-fn answered(found: PeriodStatement, account: &str, as_csv: bool, headers: &HeaderMap) -> Response {
+/// A month that has passed won't come any more.
+fn no_period(live: &Live, account: &str, wanted: Month) -> Result<Problem, ReadError> {
+    let is_to_come = live.periods(account)?.is_some_and(|(standing, profile, periods)| {
+        let (running, _) = months::running(standing, &profile, periods.iter().map(|p| &p.0));
+        wanted >= running
+    });
+    let yet = if is_to_come { " yet" } else { "" };
+    Ok(Problem::new(
+        Code::PeriodUnknown,
+        format!("account {account:?} has no period {wanted}{yet}"),
+    ))
+}
+
+fn answered(found: PeriodStatement, account: &str, form: Form, headers: &HeaderMap) -> Response {
     let standing = found.standing;
     let body = StatementBody::of(account, found);
-    let etag = body.etag(as_csv);
+    let etag = body.etag(form);
     let unchanged = etag.as_ref().is_some_and(|own| has_already(headers, own));
     let mut response = if unchanged {
         answer::with_standing(standing, StatusCode::NOT_MODIFIED)
-    } else if as_csv {
-        let text = ([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], body.csv());
+    } else if let Form::Csv { owed } = form {
+        let text = ([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], body.csv(owed));
         answer::with_standing(standing, text.into_response())
     } else {
         answer::json(standing, &body)

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -17,13 +19,13 @@ use utoipa::{IntoParams, ToSchema};
 use super::accept::{Format, wants_csv};
 use super::answer::{self, AsOf};
 use super::caller::Caller;
-use super::params::{Params, Places, instant, month};
+use super::params::{Params, Places, Whole, instant, month};
 use super::problem::{Code, Problem, ProblemBody};
 use super::service::{Service, blocking};
 use crate::machine::accounts::{Period, Standing as PeriodStanding};
 use crate::model::money::decimal_string;
-use crate::model::period::rfc3339;
-use crate::partition::account::{Usage, UsageQuery, Window};
+use crate::model::period::{Month, rfc3339};
+use crate::partition::account::{Usage, UsageCursor, UsageQuery, Window};
 use crate::partition::live::Look;
 use crate::partition::taken::{Asked, Taken};
 use crate::partition::usage::NoCursor;
@@ -48,16 +50,17 @@ pub struct UsageParams {
     /// One period, such as 2026-09; the running one, if nothing else is given.
     #[param(nullable = false, pattern = r"^\d{4}-(0[1-9]|1[0-2])$")]
     period: Option<String>,
-    /// The first of several periods.
+    /// The first of several periods; with `until_period`.
     #[param(nullable = false, pattern = r"^\d{4}-(0[1-9]|1[0-2])$")]
     from_period: Option<String>,
-    /// The last of several periods.
+    /// The last of several periods; with `from_period`.
     #[param(nullable = false, pattern = r"^\d{4}-(0[1-9]|1[0-2])$")]
     until_period: Option<String>,
     /// Only hours (for windows of an hour) or days that begin at or after this time (RFC 3339); a month then sums those days.
     #[param(nullable = false, format = DateTime)]
     from: Option<String>,
-    /// Only hours (for windows of an hour) or days that begin before this time (RFC 3339); a month then sums those days.
+    /// Only hours (for windows of an hour) or days that begin before this time (RFC 3339), which is after `from`; a month then
+    /// sums those days.
     #[param(nullable = false, format = DateTime)]
     until: Option<String>,
     /// Length of a window in the account's time zone: `hour` (kept until a period closes), `day` or `month`.
@@ -68,9 +71,9 @@ pub struct UsageParams {
     #[param(nullable = false, example = "product,class")]
     group_by: Option<String>,
     /// Rows of an answer at most, up to 10,000, which holds if it isn't given. If there are more, `next` says how to go on.
-    #[param(nullable = false, minimum = 1, maximum = 10_000)]
-    limit: Option<usize>,
-    /// The `next` of the answer before, with all else as it was asked for that.
+    #[param(nullable = false, value_type = Option<usize>, minimum = 1, maximum = 10_000)]
+    limit: Option<Whole<1, ROWS_MAX>>,
+    /// The `next` of the answer before, with all else as it was asked for that: one of another period is refused.
     #[param(nullable = false)]
     after: Option<String>,
     /// Else by the Accept header.
@@ -200,15 +203,9 @@ impl UsageParams {
         let window = self.window.unwrap_or_default();
         let mut query = UsageQuery {
             window,
-            limit: Some(self.limit.unwrap_or(ROWS_MAX)),
+            limit: Some(self.limit.map_or(ROWS_MAX, |Whole(limit)| limit)),
             ..UsageQuery::default()
         };
-        if !query.limit.is_some_and(|limit| (1..=ROWS_MAX).contains(&limit)) {
-            return Err(Problem::parameter(
-                "limit",
-                format!("give a number from 1 to {ROWS_MAX}"),
-            ));
-        }
         let after = self.after.as_deref().map(str::parse).transpose();
         let after = after.map_err(|cause: NoCursor| Problem::parameter("after", cause.to_string()))?;
         query.after = after.map(Box::new);
@@ -251,8 +248,14 @@ impl UsageParams {
             }
             (Some(one), None, None) => Some((one, one)),
             (None, Some(first), Some(last)) if first <= last && last.0 - first.0 < MONTHS_MAX => Some((first, last)),
-            (None, Some(first), None) => Some((first, first)),
             (None, None, None) => None,
+            // One month alone is asked for by `period`: whoever leaves the other end out may mean all from there on.
+            (None, Some(_), None) => {
+                return Err(Problem::parameter(
+                    "from_period",
+                    "give until_period with it, or period for one alone",
+                ));
+            }
             (None, ..) => {
                 return Err(Problem::parameter(
                     "until_period",
@@ -262,6 +265,11 @@ impl UsageParams {
         };
         query.from = self.from.as_deref().map(|t| instant("from", t)).transpose()?;
         query.until = self.until.as_deref().map(|t| instant("until", t)).transpose()?;
+        if let (Some(from), Some(until)) = (query.from, query.until)
+            && from >= until
+        {
+            return Err(Problem::parameter("until", "not after from: nothing begins in between"));
+        }
         Ok(query)
     }
 }
@@ -373,6 +381,14 @@ fn csv(body: &UsageBody, query: &UsageQuery) -> String {
     text
 }
 
+/// The month that a cursor stands in, the first of what it says. Whose it is, it doesn't say.
+fn month_of(cursor: &UsageCursor) -> Option<Month> {
+    let bytes = URL_SAFE_NO_PAD.decode(cursor.to_string()).ok()?;
+    let parts: Vec<serde_json::Value> = serde_json::from_slice(&bytes).ok()?;
+    let number = parts.first()?.as_u64()?;
+    u32::try_from(number).ok().map(Month)
+}
+
 /// How an answer is to be written.
 struct Writing {
     account: String,
@@ -382,6 +398,12 @@ struct Writing {
 
 impl Writing {
     fn answer(&self, usage: &Usage) -> Result<Response, Problem> {
+        let reached = self.query.after.as_deref().and_then(month_of);
+        if let Some(month) = reached.filter(|month| usage.periods.iter().all(|period| period.month != *month)) {
+            // Else rows would be left out, or come again, and nobody would see it.
+            let detail = format!("the `next` of an answer about {month}; give it with the same period as there");
+            return Err(Problem::parameter("after", detail));
+        }
         let closed = usage.periods.iter().find(|p| p.standing == PeriodStanding::Closed);
         if let Some(period) = closed.filter(|_| self.query.window == Window::Hour) {
             let detail = format!(

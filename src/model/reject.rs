@@ -73,8 +73,10 @@ pub struct Reject {
     pub reason: RejectReason,
     /// The field at fault, as a path of proto names; empty if none.
     pub field: Cow<'static, str>,
-    /// What was found there.
+    /// What was found there. The fold puts it into the rejects output, and so into the digest: its words never change.
     pub detail: String,
+    /// The same in more words, with the cure, for whoever sent it. The fold leaves them out.
+    told: Option<String>,
 }
 
 impl Reject {
@@ -84,7 +86,24 @@ impl Reject {
             reason,
             field: field.into(),
             detail: detail.into(),
+            told: None,
         }
+    }
+
+    /// With what its sender is told instead of the detail.
+    #[must_use]
+    pub fn telling(mut self, words: impl Into<String>) -> Self {
+        self.told = Some(words.into());
+        self
+    }
+
+    /// As its sender is told.
+    #[must_use]
+    pub fn for_sender(mut self) -> Self {
+        if let Some(words) = self.told.take() {
+            self.detail = words;
+        }
+        self
     }
 }
 

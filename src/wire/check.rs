@@ -14,6 +14,15 @@ pub fn is_good_id(id: &str) -> bool {
     id.len() <= ID_BYTES_MAX && (is_plain(id.as_bytes()) || !id.chars().any(char::is_control))
 }
 
+/// What is wrong with an id that isn't good.
+pub fn id_fault(id: &str) -> String {
+    if id.len() > ID_BYTES_MAX {
+        format!("{} bytes, at most {ID_BYTES_MAX}", id.len())
+    } else {
+        format!("{id:?} has control characters")
+    }
+}
+
 /// A protobuf instant, floored to milliseconds.
 pub fn instant_ms(at: &prost_types::Timestamp) -> Ms {
     at.seconds

@@ -22,7 +22,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::record::is_json;
-use super::{json, pb};
+use super::{json, pb, wording};
 use crate::model::reject::{Reject, RejectReason};
 
 /// The `type` of an envelope that holds one `CallEvent` of package `reckon.v1`.
@@ -54,8 +54,12 @@ fn missing(field: &'static str) -> Reject {
     Reject::new(RejectReason::MissingField, field, "absent or empty")
 }
 
-/// The event in an envelope, as it is to be appended.
+/// The event in an envelope, as it is to be appended. Only its sender hears of a rejection: the fold sees no envelopes.
 pub fn unwrap(bytes: &[u8]) -> Result<Vec<u8>, Reject> {
+    unwrapped(bytes).map_err(Reject::for_sender)
+}
+
+fn unwrapped(bytes: &[u8]) -> Result<Vec<u8>, Reject> {
     if !is_json(bytes) {
         return Err(undecodable("", "a CloudEvent is a JSON object"));
     }
@@ -133,9 +137,11 @@ fn protobuf_event(mut event: Vec<u8>, envelope: &Envelope<'_>) -> Result<Vec<u8>
         lacking.source = envelope.source.clone().into_owned();
     }
     if let Some(time) = envelope.time.as_deref().filter(|_| read.occurred_at.is_none()) {
-        let at = json::parse_instant(time);
-        lacking.occurred_at =
-            Some(at.ok_or_else(|| undecodable("time", format!("{time:?} is not a time of RFC 3339")))?);
+        let at = json::parse_instant(time).ok_or_else(|| {
+            let reject = undecodable("time", format!("{time:?} is not a time of RFC 3339"));
+            wording::with_instant(reject)
+        });
+        lacking.occurred_at = Some(at?);
     }
     event.extend_from_slice(&lacking.encode_to_vec());
     Ok(event)

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::fields::Fields;
 use super::json::{Object, parse, quantities};
 use super::pb::{self, control::Body};
+use super::wording;
 use crate::model::reject::{Reject, RejectReason};
 
 /// A message's fields: number, and the fields of the message it holds.
@@ -155,8 +156,9 @@ pub fn from_json(value: Value) -> Result<pb::Control, Reject> {
     if let Some((field, text)) = unknown_enum {
         // A number would do as it is; a name is told while it is known, in its turn.
         super::control_fields::check(&control, false)?;
+        let told = wording::not_one(&text, &field);
         let detail = format!("{text} is not one");
-        return Err(Reject::new(RejectReason::UnknownEnum, field, detail));
+        return Err(Reject::new(RejectReason::UnknownEnum, field, detail).telling(told));
     }
     Ok(control)
 }

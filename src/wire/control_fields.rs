@@ -1,6 +1,6 @@
 //! What every control record must have, and its ids: the first reasons of RULES §5, the same for protobuf and JSON.
 
-use super::check::is_good_id;
+use super::check::{id_fault, is_good_id};
 use super::operator_keys::is_key_id;
 use super::pb::{self, control::Body};
 use crate::model::reject::{Reject, RejectReason};
@@ -50,11 +50,8 @@ fn missing_in(body: &Body) -> Option<&'static str> {
 
 fn check_id(field: &'static str, id: &str) -> Result<(), Reject> {
     if !is_good_id(id) {
-        return Err(Reject::new(
-            RejectReason::BadId,
-            field,
-            format!("{} bytes, or control characters", id.len()),
-        ));
+        let detail = format!("{} bytes, or control characters", id.len());
+        return Err(Reject::new(RejectReason::BadId, field, detail).telling(id_fault(id)));
     }
     if field.starts_with("operator_keys") && !is_key_id(id) {
         return Err(Reject::new(RejectReason::BadId, field, format!("{id:?} has a colon")));

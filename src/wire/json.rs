@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::check::{is_in_range, timestamp};
-use super::pb;
 use super::whole::whole;
+use super::{pb, wording};
 use crate::model::event::{CallKind, Cause, EndMarker, Observer, Phase, Progress, Provenance};
 use crate::model::period::rfc3339;
 use crate::model::reject::{Reject, RejectReason};
@@ -34,7 +34,13 @@ impl JsonEvent {
             _ => &None,
         };
         match found {
-            Some((field, text)) => Reject::new(reject.reason, field.clone(), format!("{text} is not one")),
+            Some((field, text)) => {
+                let told = match reject.reason {
+                    RejectReason::UnknownEnum => wording::not_one(text, field),
+                    _ => format!("{text} is not a whole number from 0 to {}", i64::MAX),
+                };
+                Reject::new(reject.reason, field.clone(), format!("{text} is not one")).telling(told)
+            }
             None => reject,
         }
     }
@@ -124,13 +130,15 @@ impl<'a> Object<'a> {
     }
 
     pub(super) fn instant(&mut self, name: &str) -> Result<Option<prost_types::Timestamp>, Reject> {
-        let text = self.text(name)?;
+        // One of another type, such as a number of milliseconds.
+        let text = self.text(name).map_err(wording::with_instant)?;
         if text.is_empty() {
             return Ok(None);
         }
-        parse_instant(&text)
-            .map(Some)
-            .ok_or_else(|| undecodable(&self.at(name), format!("{text:?} is not a time of RFC 3339")))
+        parse_instant(&text).map(Some).ok_or_else(|| {
+            let reject = undecodable(&self.at(name), format!("{text:?} is not a time of RFC 3339"));
+            wording::with_instant(reject)
+        })
     }
 
     pub(super) fn list(&mut self, name: &str) -> Result<Vec<Value>, Reject> {

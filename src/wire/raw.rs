@@ -2,7 +2,8 @@
 
 use smallvec::SmallVec;
 
-use super::check::{is_good_id, is_in_range, is_known_meter};
+use super::check::{id_fault, is_good_id, is_in_range, is_known_meter};
+use super::wording;
 use crate::model::Ms;
 use crate::model::event::{CallKind, Cause, End, EndMarker, Event, Observer, Phase, Progress, Provenance, Reading};
 use crate::model::limits::{
@@ -119,11 +120,8 @@ impl<'a> Raw<'a> {
         }
         for (field, id) in [("account_id", self.account), ("call_id", self.call)] {
             if !is_good_id(id) {
-                return Err(Reject::new(
-                    RejectReason::BadId,
-                    field,
-                    format!("{} bytes, or control characters", id.len()),
-                ));
+                let detail = format!("{} bytes, or control characters", id.len());
+                return Err(Reject::new(RejectReason::BadId, field, detail).telling(id_fault(id)));
             }
         }
         let phase = enum_value(self.phase, None, Phase::from_number, "phase")?;
@@ -157,8 +155,8 @@ impl<'a> Raw<'a> {
             provenance(quantity)?;
         }
         let mut usage = SmallVec::new();
-        for quantity in &self.usage {
-            usage.push(reading(quantity, provenance(quantity)?, observer)?);
+        for (index, quantity) in self.usage.iter().enumerate() {
+            usage.push(reading(quantity, index, provenance(quantity)?, observer)?);
         }
         let too_large = self.too_large(record_bytes);
         let (seconds, nanos) = self.occurred_at.unwrap_or_default();
@@ -203,17 +201,32 @@ fn enum_value<T>(
 
 #[cold]
 fn unknown_enum(number: i32, field: &'static str) -> Reject {
-    Reject::new(RejectReason::UnknownEnum, field, format!("number {number}"))
+    let reject = Reject::new(RejectReason::UnknownEnum, field, format!("number {number}"));
+    reject.telling(wording::not_one(&number.to_string(), field))
 }
 
 pub(super) fn undecodable(field: &'static str, detail: impl Into<String>) -> Reject {
     Reject::new(RejectReason::Undecodable, field, detail)
 }
 
-fn reading<'a>(raw: &RawQuantity<'a>, provenance: Provenance, observer: Observer) -> Result<Reading<'a>, Reject> {
-    let bad = |field, detail: String| Err(Reject::new(RejectReason::BadQuantity, field, detail));
+fn reading<'a>(
+    raw: &RawQuantity<'a>,
+    index: usize,
+    provenance: Provenance,
+    observer: Observer,
+) -> Result<Reading<'a>, Reject> {
+    // The field has no index; which of them it is only its sender is told.
+    let bad = |field, detail: String| {
+        let told = format!("usage[{index}]: {detail}");
+        Err(Reject::new(RejectReason::BadQuantity, field, detail).telling(told))
+    };
     if !is_known_meter(raw.meter) {
-        return bad("usage.meter", format!("{:?} is not a meter", raw.meter));
+        let reject = Reject::new(
+            RejectReason::BadQuantity,
+            "usage.meter",
+            format!("{:?} is not a meter", raw.meter),
+        );
+        return Err(reject.telling(format!("usage[{index}]: {}", wording::no_meter(raw.meter))));
     }
     if raw.value < 0 {
         return bad("usage.value", format!("{} is negative or overflows", raw.value));

@@ -2,11 +2,11 @@
 
 use prost::Message;
 
-use super::{control, json, pb, plain_json, protobuf};
+use super::{control, json, pb, plain_json, protobuf, wording};
 use crate::model::Ms;
 use crate::model::event::Event;
 use crate::model::limits::RECORD_BYTES_MAX;
-use crate::model::reject::Reject;
+use crate::model::reject::{Reject, RejectReason};
 
 /// What kind of record it is: on Kafka the header `reckon-record`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -114,8 +114,26 @@ pub fn is_json(bytes: &[u8]) -> bool {
     bytes.first() == Some(&b'{')
 }
 
-/// Decodes an event in either form. `scratch` holds what JSON is turned into.
+/// Decodes an event in either form, for whoever sends it: a rejection says how to mend it. `scratch` holds what JSON is
+/// turned into.
 pub fn decode_event<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<Event<'a>, Reject> {
+    event_of(bytes, scratch).map_err(Reject::for_sender)
+}
+
+/// The rejection of an event that can be decoded, and has a field over its limit: how far, for whoever sends it.
+pub fn too_large(field: &'static str, bytes: &[u8]) -> Reject {
+    let event = if is_json(bytes) {
+        json::decode(bytes).map(|read| read.event).ok()
+    } else {
+        pb::CallEvent::decode(bytes).ok()
+    };
+    let told = event.and_then(|event| wording::oversize(&event, field));
+    let detail = told.unwrap_or_else(|| "over the contract's size".to_owned());
+    Reject::new(RejectReason::TooLarge, field, detail)
+}
+
+/// Decodes an event as [`decode_event`] does, for the fold, in the words of the rejects output.
+fn event_of<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<Event<'a>, Reject> {
     if !is_json(bytes) {
         return protobuf::decode(bytes);
     }
@@ -137,7 +155,7 @@ pub fn decode_event<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<Eve
 /// Decodes a record.
 pub fn decode<'a>(kind: Kind, bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Input<'a> {
     match kind {
-        Kind::Event => Input::Event(decode_event(bytes, scratch)),
+        Kind::Event => Input::Event(event_of(bytes, scratch)),
         Kind::Tick => Input::Tick(protobuf::decode_tick(bytes)),
         Kind::Control => Input::Control(control::decode(bytes).map(Box::new)),
         Kind::Genesis => Input::Genesis,

@@ -38,7 +38,7 @@ pub enum BadLine {
     )]
     Form(String),
     /// A tick that is no time.
-    #[error("tick {0:?} is not a time of RFC 3339")]
+    #[error("tick {0:?} is not a time of RFC 3339; write it as 2026-09-01T12:00:00Z")]
     Tick(String),
     /// A control record that can't be read.
     #[error("control: {0}")]
@@ -53,9 +53,10 @@ pub fn parse(line: &str) -> Result<Line, BadLine> {
         (None, Some(event), None) => Ok(Line::Event(event.get().to_owned())),
         (None, None, Some(value)) => {
             let value = json::parse(value.get().as_bytes()).map_err(BadLine::Control)?;
+            // A line isn't in the log yet: only its sender hears of it.
             control::from_json(value)
                 .map(|c| Line::Control(Box::new(c)))
-                .map_err(BadLine::Control)
+                .map_err(|reject| BadLine::Control(reject.for_sender()))
         }
         _ => Err(BadLine::Form(
             "exactly one of tick, event, control is wanted".to_owned(),

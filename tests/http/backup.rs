@@ -258,3 +258,28 @@ fn a_root_for_backups_is_held_to() {
     assert!(root.join("monday/first/manifest.json").exists());
     assert!(served.stop().success());
 }
+
+#[test]
+fn a_place_where_no_folder_can_be_made_is_the_askers_to_mend() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (data, file) = (folder.path().join("data"), folder.path().join("file"));
+    reckon(&["init", "--data", text(&data)]);
+    std::fs::write(&file, "").expect("written");
+    let served = Served::start(&data, &[]);
+    // A file, below a file, where nothing can be made whoever asks, a name that none can have.
+    let (below, long) = (file.join("backup"), folder.path().join("b".repeat(300)));
+    for to in [file.as_path(), &below, Path::new("/proc/reckon/backup"), &long] {
+        let answer = served.post("/v1/backups", "application/json", json!({"to": text(to)}).to_string());
+        let problem = answer.json();
+        assert_eq!(
+            (answer.status, &problem["code"], &problem["field"]),
+            (400, &"bad_body".into(), &"to".into()),
+            "{to:?}: {problem}"
+        );
+        assert!(
+            problem["cure"].as_str().is_some_and(|cure| cure.contains("folder")),
+            "{problem}"
+        );
+    }
+    assert!(served.stop().success());
+}

@@ -8,6 +8,7 @@ mod back_pressure;
 mod backup;
 mod contract;
 mod disk_full;
+mod event_schema;
 mod imports;
 mod ingest;
 mod inside;
@@ -20,6 +21,7 @@ mod post;
 mod readme;
 mod reads;
 mod records;
+mod refusals;
 #[path = "../fold/scenario/mod.rs"]
 mod scenario;
 mod scenarios;

@@ -82,7 +82,8 @@ fn the_running_month_is_shown_with_the_numbers_of_the_api() {
             // Requests have no price.
             "Some usage has no price yet.",
             "m-large, requests",
-            "1 Sep: 1,851.85 USD, 1 calls",
+            "1 Sep: 1,851.85 USD, 1 call<",
+            "3 Sep: 0.00 USD, 0 calls<",
             r#"<script src="/assets/"#,
             r#"data-stream="/accounts/acme/live""#,
         ],
@@ -221,4 +222,65 @@ fn style_and_script_are_kept_for_good_under_their_content() {
         assert!(asset.header("cache-control").contains("immutable"));
     }
     assert_eq!(served.get("/assets/0123456789abcdef/page.css").status, 404);
+}
+
+/// August is already closed when its two calls come, September has usage without a price by two services, and a reviewed call.
+const LATE: &str = r#"{"tick": "2026-09-10T12:00:00Z"}
+{"control": {"id": "card", "rate_card": {"effective_from": "2026-08-01T00:00:00Z", "prices": [{"meter": "output_tokens", "currency": "JPY", "amount": "10"}]}}}
+{"control": {"id": "profile", "account_profile": {"account_id": "acme", "time_zone": "UTC", "currency": "JPY"}}}
+{"event": {"account_id": "acme", "call_id": "a-1", "phase": "ended", "occurred_at": "2026-08-20T10:00:00Z", "product": "m", "end": {"cause": "completed"}, "usage": [{"meter": "output_tokens", "value": 1}]}}
+{"event": {"account_id": "acme", "call_id": "a-2", "phase": "ended", "occurred_at": "2026-08-21T10:00:00Z", "product": "m", "end": {"cause": "completed"}, "usage": [{"meter": "output_tokens", "value": 2}]}}
+{"event": {"account_id": "acme", "call_id": "s-1", "phase": "ended", "occurred_at": "2026-09-10T11:00:00Z", "product": "m", "service": "api", "end": {"cause": "completed"}, "usage": [{"meter": "x.acme.pages", "value": 40}]}}
+{"event": {"account_id": "acme", "call_id": "s-2", "phase": "ended", "occurred_at": "2026-09-10T11:00:00Z", "product": "m", "service": "console", "end": {"cause": "completed"}, "usage": [{"meter": "x.acme.pages", "value": 2}]}}
+{"tick": "2026-09-10T14:00:00Z"}
+{"control": {"id": "waived", "correction": {"account_id": "acme", "call_id": "s-2", "bill": false, "reason": "agreed"}}}
+{"control": {"id": "billed", "correction": {"account_id": "acme", "call_id": "s-2", "bill": true, "reason": "agreed again"}}}
+{"tick": "2026-09-10T14:01:00Z"}
+"#;
+
+#[test]
+fn a_month_that_closed_before_its_usage_came_says_where_its_charges_are() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, data) = (folder.path().join("history.ndjson"), folder.path().join("data"));
+    std::fs::write(&file, LATE).expect("written");
+    let (file, data_text) = (file.to_str().expect("a path"), data.to_str().expect("a path"));
+    reckon(&["import", "events", file, "--data", data_text]);
+    let served = Served::start(&data, &[]);
+    let august = served.get("/accounts/acme?period=2026-08");
+    assert_page(&august, 200);
+    has(
+        &august,
+        &[
+            "No charges on this statement; 30 JPY will be on the statement of September 2026.",
+            "20 Aug: 10 JPY, 1 call<",
+            "To come",
+        ],
+    );
+    assert!(!august.text.contains("No charges yet"));
+
+    let september = served.get("/accounts/acme?period=2026-09");
+    has(&september, &["<span class=\"n\">42</span> m, x.acme.pages</li>"]);
+    assert_eq!(september.text.matches("m, x.acme.pages").count(), 1, "of both services");
+    // Of a closed month another number of the same is told, under its name.
+    assert_eq!(september.text.matches(" m, requests").count(), 1, "of both services");
+    let call = served.get("/accounts/acme/calls/s-2");
+    has(
+        &call,
+        &[
+            "quantities changed 2 times as later reports or reviews came.",
+            "agreed again",
+        ],
+    );
+
+    let tick = "{\"tick\": \"2026-10-03T12:00:00Z\"}";
+    let ticked = served.post("/v1/records", "application/x-ndjson", tick).json();
+    let offset = ticked["results"][0]["places"][0]["offset"].as_str().expect("an offset");
+    let statement = format!("/v1/accounts/acme/statements/2026-09?at_least=0:{offset}");
+    assert_eq!(served.get(&statement).json()["state"], "closed");
+    let august = served.get("/accounts/acme?period=2026-08");
+    has(
+        &august,
+        &["No charges on this statement; 30 JPY are on the statement of September 2026."],
+    );
+    assert!(served.stop().success());
 }

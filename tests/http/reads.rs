@@ -122,3 +122,58 @@ fn usage_comes_in_pages_and_a_month_sums_the_days_asked_for() {
     let earlier = month("&until=2026-09-02T00:00:00Z");
     assert_eq!((calls(&earlier), &earlier["rows"][0]["window"]), (1, &"2026-09".into()));
 }
+
+#[test]
+fn a_question_that_has_no_one_meaning_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = history(folder.path(), false);
+    let served = Served::start(data.as_ref(), &[]);
+    let path = "/v1/accounts/acme/usage";
+    let next = served.get(&format!("{path}?period=2026-09&window=day&limit=1")).json();
+    let next = next["next"].as_str().expect("there is more").to_owned();
+    let elsewhere = format!("from_period=2026-07&until_period=2026-08&window=day&after={next}");
+    for (query, field) in [
+        ("from_period=2026-09", "from_period"),
+        ("until_period=2026-09", "until_period"),
+        ("from_period=2026-09&until_period=2026-08", "until_period"),
+        ("from=2026-09-02T00:00:00Z&until=2026-09-02T00:00:00Z", "until"),
+        ("from=2026-09-03T00:00:00Z&until=2026-09-02T00:00:00Z", "until"),
+        (elsewhere.as_str(), "after"),
+    ] {
+        let refused = served.get(&format!("{path}?{query}"));
+        assert_eq!(
+            (refused.status, &refused.json()["field"]),
+            (400, &field.into()),
+            "{query}: {}",
+            refused.text
+        );
+    }
+    for query in [
+        "from_period=2026-09&until_period=2026-09".to_owned(),
+        "from=2026-09-01T00:00:00Z&until=2026-09-02T00:00:00Z".to_owned(),
+        format!("window=day&after={next}"),
+        format!("from_period=2026-08&until_period=2026-09&window=day&after={next}"),
+    ] {
+        let answer = served.get(&format!("{path}?{query}"));
+        assert_eq!(answer.status, 200, "{query}: {}", answer.text);
+    }
+    assert!(served.stop().success());
+}
+
+#[test]
+fn only_a_month_to_come_isnt_there_yet() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = history(folder.path(), false);
+    let served = Served::start(data.as_ref(), &[]);
+    for (month, end) in [
+        ("2020-01", "has no period 2020-01"),
+        ("2027-01", "has no period 2027-01 yet"),
+    ] {
+        let answer = served.get(&format!("/v1/accounts/acme/statements/{month}"));
+        let problem = answer.json();
+        assert_eq!((answer.status, &problem["code"]), (404, &"period_unknown".into()));
+        let detail = problem["detail"].as_str().expect("a detail");
+        assert!(detail.ends_with(end), "{detail}");
+    }
+    assert!(served.stop().success());
+}

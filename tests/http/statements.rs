@@ -38,13 +38,14 @@ fn rows(csv: &str) -> Vec<BTreeMap<String, String>> {
     lines.map(|line| heads.iter().cloned().zip(line).collect()).collect()
 }
 
-/// That each of the lines is in CSV with its own currency, and nothing else is.
-fn compare(body: &Value, csv: &str) {
+/// That each of the lines is in CSV with its own currency, and nothing else is; what is owed, if it was asked for.
+fn compare(body: &Value, csv: &str, owed: bool) {
     let closed = body["closed"]["lines"].as_array().into_iter().flatten();
     let draft = body["draft"]["lines"].as_array().into_iter().flatten();
     let state = text(body, "state");
     let lines = closed.chain(draft).map(|line| (state, line));
-    let owed = body["owed"].as_array().into_iter().flatten().map(|line| ("owed", line));
+    let owed = body["owed"].as_array().into_iter().flatten().filter(|_| owed);
+    let owed = owed.map(|line| ("owed", line));
     let expected: Vec<_> = lines.chain(owed).collect();
     let found = rows(csv);
     assert_eq!(found.len(), expected.len(), "{csv}");
@@ -73,18 +74,25 @@ fn compare(body: &Value, csv: &str) {
 fn csv_says_what_json_says_in_two_currencies() {
     let folder = tempfile::tempdir().expect("a folder");
     let served = serve(folder.path());
-    let both = |month: &str| {
+    let read = |month: &str, owed: bool| {
         let path = format!("/v1/accounts/acme/statements/{month}");
-        let (json, csv) = (served.get(&path).json(), served.get(&format!("{path}?format=csv")).text);
-        compare(&json, &csv);
+        let more = if owed { "&owed=true" } else { "" };
+        let csv = served.get(&format!("{path}?format=csv{more}")).text;
+        let json = served.get(&path).json();
+        compare(&json, &csv, owed);
         (json, rows(&csv))
     };
+    let both = |month: &str| read(month, false);
     let of = |rows: &[BTreeMap<String, String>], name: &str| -> Vec<String> {
         rows.iter().map(|row| row[name].clone()).collect()
     };
 
     let (json, csv) = both("2026-09");
     assert_eq!(json["owed"].as_array().map(Vec::len), Some(1), "{json}");
+    // What is owed comes again on October's: the amounts add up to what is stated.
+    assert_eq!(of(&csv, "state"), ["closed"]);
+    assert_eq!(of(&csv, "amount"), [text(&json["closed"], "total")]);
+    let (_, csv) = read("2026-09", true);
     assert_eq!(of(&csv, "state"), ["closed", "owed"]);
     assert_eq!(of(&csv, "currency"), ["USD", "USD"]);
     assert_eq!(of(&csv, "amount"), ["15", "3"]);
@@ -140,6 +148,10 @@ fn each_form_has_a_tag_of_its_own_and_caches_are_told() {
         assert_eq!(answer.status, status, "{form:?} {tag}");
         assert_eq!(answer.header("vary"), "accept");
     }
+    let owed = "/v1/accounts/acme/statements/2026-09?owed=true";
+    let with_owed = served.get_with(owed, &[csv, ("if-none-match", of_csv)]);
+    assert_eq!(with_owed.status, 200, "it has other rows");
+    assert_ne!(with_owed.header("etag"), of_csv);
     assert!(served.stop().success());
 }
 

@@ -161,6 +161,10 @@ pub struct Bill {
     pub owed: Vec<Charges>,
     /// What that comes to.
     pub owed_total: Money,
+    /// The statement is closed.
+    pub is_closed: bool,
+    /// What is said where there are no charges.
+    pub no_charges: String,
     /// Charged usage without a price.
     pub unpriced: Vec<Counted>,
     /// Every day of the period.
@@ -349,13 +353,32 @@ fn adjustment_name(product: &str, month: &str) -> String {
     }
 }
 
+/// By what is named: of a month, a product and a meter all services and classes are added up.
 fn unpriced(rows: Vec<pb::UsageRow>) -> Vec<Counted> {
-    let sums = crate::partition::rows::sums(rows);
-    let one = |s: crate::partition::rows::Sum| Counted {
-        name: format!("{}, {}", s.product, words::meter(&s.meter).to_lowercase()),
-        quantity: figures::quantity(s.quantity.parse().unwrap_or_default()),
+    let mut by_name: BTreeMap<(String, String, String), i128> = BTreeMap::new();
+    for sum in crate::partition::rows::sums(rows) {
+        let quantity: Quantity = sum.quantity.parse().unwrap_or_default();
+        let nano = by_name
+            .entry((sum.original_period, sum.product, sum.meter))
+            .or_default();
+        *nano = nano.saturating_add(quantity.0);
+    }
+    let one = |((month, product, meter), nano): ((String, String, String), i128)| {
+        let meter = words::meter(&meter).to_lowercase();
+        let under = match month.as_str() {
+            "" => product,
+            _ => adjustment_name(&product, &month),
+        };
+        Counted {
+            name: if under.is_empty() {
+                meter
+            } else {
+                format!("{under}, {meter}")
+            },
+            quantity: figures::quantity(Quantity(nano)),
+        }
     };
-    sums.into_iter().map(one).collect()
+    by_name.into_iter().map(one).collect()
 }
 
 /// Height of a bar: never none for what is not nothing.
@@ -397,6 +420,8 @@ impl Bill {
             adjustments: Vec::new(),
             owed: Vec::new(),
             owed_total: Money::default(),
+            is_closed: false,
+            no_charges: "No charges yet.".to_owned(),
             unpriced: Vec::new(),
             days: Vec::new(),
             highest: String::new(),
@@ -431,11 +456,40 @@ impl Bill {
                 bill.owed = charges(currency, lines.collect());
                 let sum = owed.iter().try_fold(Decimal::ZERO, |sum, l| sum.checked_add(l.amount?));
                 bill.owed_total = figures::money(currency, sum);
+                bill.is_closed = true;
+                bill.no_charges = "No charges on this statement.".to_owned();
             }
         }
         bill.count_calls(usage);
         bill.draw_days(&period, usage, now);
         bill
+    }
+
+    /// Whether the statement is closed and has no lines.
+    pub fn is_blank(&self) -> bool {
+        self.is_closed && self.products.is_empty() && self.adjustments.is_empty()
+    }
+
+    /// Says where the charges are that a blank statement doesn't have: what came to its month after it had closed is on later
+    /// ones. `stated` has the months of those, with what they have of it; `next` is the one that what is owed comes on.
+    pub fn tell_elsewhere(&mut self, currency: Currency, stated: &[(Month, Option<Decimal>)], next: Option<Month>) {
+        let mut places: Vec<String> = Vec::new();
+        for (month, amount) in stated {
+            let amount = figures::money(currency, *amount).shown;
+            let month = figures::month_name(*month);
+            places.push(format!("{amount} {currency} are on the statement of {month}"));
+        }
+        if !self.owed.is_empty() {
+            let amount = &self.owed_total.shown;
+            let next = next.map_or_else(
+                || "a later statement".to_owned(),
+                |month| format!("the statement of {}", figures::month_name(month)),
+            );
+            places.push(format!("{amount} {currency} will be on {next}"));
+        }
+        if !places.is_empty() {
+            self.no_charges = format!("No charges on this statement; {}.", places.join(", "));
+        }
     }
 
     fn draft(&mut self, currency: Currency, rated: &Rated, adjustments: &[Adjustment]) {

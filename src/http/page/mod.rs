@@ -19,6 +19,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::get;
+use rust_decimal::Decimal;
 use serde::Deserialize;
 
 use super::caller::Caller;
@@ -29,6 +30,7 @@ use super::service::{Service, read};
 use super::stream;
 use super::watchers::Form;
 use crate::machine::accounts::{Period, Standing as PeriodStanding};
+use crate::model::money::Currency;
 use crate::model::period::Month;
 use crate::partition::account::Statement;
 use crate::partition::live::{Live, ReadError};
@@ -181,7 +183,7 @@ impl Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let code = self.problem.code;
-        let own = format!("{}. What helps: {}.", self.problem.detail, code.cure());
+        let own = format!("{}. What helps: {}.", self.problem.detail, self.problem.cure);
         let (title, sentence) = words::refusal(code).unwrap_or((code.title(), &own));
         let refusal = RefusalPage {
             frame: Frame::new(title.to_owned()),
@@ -216,9 +218,9 @@ fn listed(live: &Live, account: &str, period: &Period, held: bool, shown: Month)
     let found = live.statement(account, Some(period.month))?;
     let total = found.as_ref().and_then(|found| {
         let total = match &found.statement {
-            Statement::Closed { statement, .. } => statement
-                .as_ref()
-                .map_or(Some(rust_decimal::Decimal::ZERO), |s| s.total.parse().ok()),
+            Statement::Closed { statement, .. } => {
+                statement.as_ref().map_or(Some(Decimal::ZERO), |s| s.total.parse().ok())
+            }
             Statement::Draft { rated, adjustments } => Comes::of(found.profile.currency, rated, adjustments).rounded,
         };
         Some(figures::money(found.profile.currency, Some(total?)))
@@ -238,13 +240,40 @@ fn listed(live: &Live, account: &str, period: &Period, held: bool, shown: Month)
     })
 }
 
+/// What later statements have of a closed month: the month of each, and what its lines of that month come to.
+fn stated_later<'a>(
+    live: &Live,
+    account: &str,
+    periods: impl Iterator<Item = &'a Period>,
+    of: Month,
+) -> Result<Vec<(Month, Option<Decimal>)>, ReadError> {
+    let mut stated = Vec::new();
+    for later in periods.filter(|p| p.month > of && p.standing == PeriodStanding::Closed) {
+        let found = live.statement(account, Some(later.month))?;
+        let Some(Statement::Closed {
+            statement: Some(statement),
+            ..
+        }) = found.map(|found| found.statement)
+        else {
+            continue;
+        };
+        let name = of.to_string();
+        let mut lines = statement.lines.iter().filter(|l| l.original_period == name).peekable();
+        if lines.peek().is_some() {
+            let sum = lines.try_fold(Decimal::ZERO, |sum, line| sum.checked_add(line.amount.parse().ok()?));
+            stated.push((later.month, sum));
+        }
+    }
+    Ok(stated)
+}
+
 fn shown(live: &Live, account: &str, wanted: Option<Month>) -> Result<Result<Shown, Problem>, ReadError> {
     let Some((standing, profile, periods)) = live.periods(account)? else {
         return Ok(Err(Problem::account_unknown(account)));
     };
     let (running, _) = months::running(standing, &profile, periods.iter().map(|p| &p.0));
     let month = wanted.unwrap_or(running);
-    let bill = match bill::read(live, account, wanted.filter(|m| *m != running))? {
+    let mut bill = match bill::read(live, account, wanted.filter(|m| *m != running))? {
         Found::Bill(bill) => bill,
         Found::NoAccount => return Ok(Err(Problem::account_unknown(account))),
         Found::NoPeriod => {
@@ -252,6 +281,14 @@ fn shown(live: &Live, account: &str, wanted: Option<Month>) -> Result<Result<Sho
             return Ok(Err(Problem::new(Code::PeriodUnknown, detail)));
         }
     };
+    if bill.is_blank() {
+        let currency = Currency::parse(bill.currency).unwrap_or(profile.currency);
+        let mut open = periods.iter().filter(|(p, _)| p.standing == PeriodStanding::Open);
+        // One that is held may close after others.
+        let next = open.find(|(p, _)| p.month > month).filter(|(_, held)| !held);
+        let stated = stated_later(live, account, periods.iter().map(|(p, _)| p), month)?;
+        bill.tell_elsewhere(currency, &stated, next.map(|(p, _)| p.month));
+    }
     let mut months: Vec<Month> = periods.iter().map(|(p, _)| p.month).collect();
     if months.last().is_none_or(|last| *last < running) {
         months.push(running);
