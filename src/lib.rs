@@ -124,6 +124,10 @@
 //!   than 499).
 //! * Attempt 0 is not one of the 64 attempts that a call remembers.
 //! * `started_at` is no evidence: first and last time are those of `occurred_at`.
+//! * Progress is one fact of an attempt, whoever states it: told again by another observer it changes nothing, and no wait begins anew.
+//!   That there was a numbered attempt is a fact too, once.
+//! * A call that settles at the very instant at which its period's close is due is in the statement if the account has that period by
+//!   then; a period that would only come to be with it counts as closed, and the call is an adjustment.
 //! * A correction counts as a change of the evidence for `settle_grace`.
 //! * A verdict has a period and a day, which carries the price, not an instant: another one of the same day is no change by which
 //!   a call is remembered longer, and makes no revision.
@@ -149,7 +153,8 @@
 //!   copy of an account's own record could be taken twice.
 //! * Where genesis names operator keys, `issued_at` is required; where it names none, an `operator_keys` record is refused.
 //! * Of a forwarded event only `ahead` is judged by when it came first; clock, waits and late line are its own partition's.
-//!   An event that can't be decoded is forwarded, too, if its account can be read. One that was forwarded and is still not at
+//!   An event that can't be decoded is forwarded, too, if its account can be read; of one that its own
+//!   partition's topic wouldn't take with the header, the beginning. One that was forwarded and is still not at
 //!   home is `wrong_partition`, whatever else is wrong with it. Who forges the header gains nothing: the earlier time counts.
 //! * Names for what RULES §5 leaves open: `expired` (issued longer ago than the amendment window), `bad_control` (content).
 

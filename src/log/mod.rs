@@ -103,6 +103,14 @@ pub enum LogError {
         /// Where.
         path: PathBuf,
     },
+    /// A record is larger than the log takes; nothing else is wrong.
+    #[error("{doing}: a record is larger than the topic takes ({cause}); raise its max.message.bytes")]
+    TooLarge {
+        /// What was being done.
+        doing: String,
+        /// What librdkafka says.
+        cause: String,
+    },
     /// No genesis.
     #[error("there is no log at {path}; make one with `reckon init --data DIR`")]
     NoGenesis {

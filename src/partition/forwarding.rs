@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::worker::Partition;
 use crate::log::{Log, LogError, NewRecord, Place};
 use crate::machine::forward::Forward;
+use crate::model::limits::RECORD_BYTES_MAX;
 use crate::wire::record::{Forwarded, Kind};
 
 /// Misplaced events after which a commit is due: they wait in memory.
@@ -18,10 +19,6 @@ const WAITING_BYTES_MAX: usize = 16 << 20;
 
 /// How long those wait that couldn't be appended: a partition without a leader is without it for seconds, and takes others' time.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-
-/// What is passed on of a record: as much as producers and topics take by their defaults, with room for key and headers. Whatever is
-/// longer than [`RECORD_BYTES_MAX`](crate::model::limits::RECORD_BYTES_MAX) is rejected where it belongs, for its length.
-const FORWARDED_BYTES_MAX: usize = 900 << 10;
 
 /// How often the log is told how far everything is done.
 const ACKNOWLEDGE_EVERY: Duration = Duration::from_secs(1);
@@ -97,22 +94,12 @@ impl Forwarding {
 pub(super) fn append(log: &dyn Log, partition: u32, forwards: &[Forward]) -> Result<usize, LogError> {
     let mut appended = 0;
     for some in forwards.chunks(APPENDED_MAX) {
-        let records = some.iter().map(|forward| {
-            let record = NewRecord {
-                forwarded: Some(Forwarded {
-                    partition,
-                    offset: forward.offset,
-                    append_ms: forward.append_ms,
-                }),
-                ..NewRecord::new(
-                    Kind::Event,
-                    forward.bytes[..forward.bytes.len().min(FORWARDED_BYTES_MAX)].to_vec(),
-                )
-            };
-            (Place::One(forward.to), record)
-        });
-        match log.append_placed(records.collect()) {
-            Ok(_) => appended += some.len(),
+        let done = match append_whole(log, partition, some) {
+            Err(LogError::TooLarge { .. }) => some.iter().try_for_each(|one| append_at_most(log, partition, one)),
+            done => done,
+        };
+        match done {
+            Ok(()) => appended += some.len(),
             Err(cause) if cause.is_interruption() => {
                 let (first, waiting) = (some[0].to, forwards.len() - appended);
                 tracing::warn!(partition, to = first, waiting, %cause, "misplaced events can't be passed on yet");
@@ -122,6 +109,43 @@ pub(super) fn append(log: &dyn Log, partition: u32, forwards: &[Forward]) -> Res
         }
     }
     Ok(appended)
+}
+
+fn append_whole(log: &dyn Log, partition: u32, some: &[Forward]) -> Result<(), LogError> {
+    let records = some.iter().map(|forward| {
+        let record = NewRecord {
+            forwarded: Some(Forwarded {
+                partition,
+                offset: forward.offset,
+                append_ms: forward.append_ms,
+            }),
+            ..NewRecord::new(Kind::Event, forward.bytes.clone())
+        };
+        (Place::One(forward.to), record)
+    });
+    log.append_placed(records.collect()).map(drop)
+}
+
+/// With the header that says where it was found, a record may be larger than a topic takes by a hair. It is far larger than an event
+/// may be, so what is left of it is rejected where it belongs, too.
+fn append_at_most(log: &dyn Log, partition: u32, one: &Forward) -> Result<(), LogError> {
+    match append_whole(log, partition, std::slice::from_ref(one)) {
+        Err(LogError::TooLarge { cause, .. }) if one.bytes.len() > RECORD_BYTES_MAX => {
+            tracing::warn!(
+                partition,
+                offset = one.offset,
+                to = one.to,
+                cause,
+                "of a misplaced event only its beginning is passed on"
+            );
+            let cut = Forward {
+                bytes: one.bytes[..=RECORD_BYTES_MAX].to_vec(),
+                ..one.clone()
+            };
+            append_whole(log, partition, &[cut])
+        }
+        done => done,
+    }
 }
 
 impl Partition {

@@ -14,6 +14,7 @@ use reckon::machine::clock::Source;
 use reckon::machine::control::is_for_everyone;
 use reckon::machine::output::{Topic, calls_of};
 use reckon::model::period::Month;
+use reckon::wire::check::timestamp;
 use reckon::wire::pb::{self, statement_record::Body};
 use reckon::wire::record::{Kind, account_of};
 use reckon::workload::What;
@@ -23,12 +24,15 @@ use serde_json::Value;
 use crate::broker;
 use crate::comparing::compare;
 use crate::fleet::{Fleet, eventually, usage};
-use crate::outputs::delivered;
+use crate::outputs::{Seen, delivered, read};
 use crate::served::Served;
 use crate::topics::Topics;
 
 /// Not a divisor of what other partitioners' hashes come out even with.
 const PARTITIONS: u32 = 5;
+
+/// 1 September 2026.
+const START: i64 = 1_788_220_800_000;
 
 /// Events that come between two ticks, at least.
 const AT_ONCE: usize = 250;
@@ -283,4 +287,75 @@ fn however_producers_place_events_the_bill_is_the_same() {
             assert_eq!(verdicts, first_verdicts, "{}", way.name);
         }
     }
+}
+
+/// An account that lives in a partition: of its letter as many as it takes to be this long, or one more.
+fn account_of_len(len: usize, home: u32, partitions: u32) -> String {
+    (len..len + 100)
+        .map(|len| "x".repeat(len))
+        .find(|account| partition_of(account, partitions) == home)
+        .expect("one of them")
+}
+
+/// Why a record was rejected.
+fn rejected(seen: &Seen) -> String {
+    pb::Rejected::decode(seen.body.as_slice()).expect("a reject").reason
+}
+
+/// Letters that no compression makes much of: brokers measure what is compressed.
+fn noise(len: usize) -> String {
+    let mut draw = reckon::workload::seed::Seed::new(3);
+    (0..len).map(|_| char::from(b'!' + draw.below(90) as u8)).collect()
+}
+
+#[test]
+fn misplaced_events_too_large_for_producers_hold_nothing_back() {
+    let topics = Topics::create(&broker::shared().bootstrap(), 2, Source::Ticks, 1);
+    let fleet = Fleet::of(&topics, &[]);
+    topics.operator().append(&[topics.tick(START)], 2).expect("a tick");
+    let gateway: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
+        .set("bootstrap.servers", &topics.settings.bootstrap)
+        .set("message.max.bytes", "2000000")
+        .create()
+        .expect("a producer");
+    let events = topics.settings.events();
+    let event = |account: &str, source: usize| {
+        let event = pb::CallEvent {
+            account_id: account.to_owned(),
+            call_id: "c".to_owned(),
+            phase: pb::Phase::Started.into(),
+            occurred_at: Some(timestamp(START)),
+            source: noise(source),
+            ..pb::CallEvent::default()
+        };
+        event.encode_to_vec()
+    };
+    let records = [
+        // As large as a broker takes by its defaults, and more than a producer does by its own.
+        event(&account_of_len(5, 1, 2), 1_020_000),
+        // As large as the topic takes: with the header that says where it was found it would be too large.
+        event(&account_of_len(5, 1, 2), 1_048_470),
+        // Its account, as the key, would be as much again.
+        event(&account_of_len(520_000, 1, 2), 0),
+        // At home, and rejected there.
+        b"garbage".to_vec(),
+    ];
+    for bytes in &records {
+        let record: BaseRecord<'_, (), [u8]> = BaseRecord::to(&events).partition(0).payload(bytes);
+        gateway.send(record).map_err(|(cause, _)| cause).expect("room");
+    }
+    gateway.flush(Duration::from_secs(30)).expect("written");
+    let _served = fleet.start("one");
+    let all = [
+        BTreeSet::from(["undecodable"]),
+        BTreeSet::from(["bad_id", "too_large", "undecodable"]),
+    ];
+    eventually("what is wrong with each", Duration::from_secs(60), || {
+        let seen = read(&topics, Topic::Rejects, "read_committed");
+        let rejects = |partition: u32| seen[&partition].iter().map(rejected).collect::<BTreeSet<String>>();
+        let is_there =
+            |(partition, reasons): (u32, &BTreeSet<&str>)| reasons.iter().all(|r| rejects(partition).contains(*r));
+        (0..).zip(&all).all(is_there).then_some(())
+    });
+    assert!(!fleet.said("one").contains("interrupted"), "{}", fleet.said("one"));
 }

@@ -211,7 +211,7 @@ impl Publisher {
                         producer.poll(Duration::from_millis(5));
                         next = Some(message);
                     }
-                    Err((cause, _)) => return Err(kafka("appending to the log", &cause)),
+                    Err((cause, _)) => return Err(not_appended(&cause)),
                 }
             }
         }
@@ -224,9 +224,20 @@ impl Publisher {
             pending.changed.wait_for(&mut state, left);
         }
         if let Some(cause) = &state.failed {
-            return Err(kafka("appending to the log", cause));
+            return Err(not_appended(cause));
         }
         Ok(state.receipts.iter().copied().flatten().collect())
+    }
+}
+
+fn not_appended(cause: &KafkaError) -> LogError {
+    const DOING: &str = "appending to the log";
+    match cause.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::MessageSizeTooLarge) => LogError::TooLarge {
+            doing: DOING.to_owned(),
+            cause: cause.to_string(),
+        },
+        _ => kafka(DOING, cause),
     }
 }
 

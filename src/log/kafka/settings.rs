@@ -200,6 +200,8 @@ impl KafkaSettings {
             .set("linger.ms", "5")
             .set("batch.size", "1000000")
             .set("queue.buffering.max.messages", "1000000")
+            // What others may write, Reckon may have to pass on: the brokers say what is too large.
+            .set("message.max.bytes", OUTPUT_BYTES_MAX.to_string())
             .set("message.timeout.ms", "30000");
         self.passing(config)
     }
@@ -209,7 +211,6 @@ impl KafkaSettings {
         let mut config = self.producer();
         config
             .set("transactional.id", id)
-            .set("message.max.bytes", OUTPUT_BYTES_MAX.to_string())
             .set("linger.ms", "1")
             // Not longer than the transaction's time.
             .set("message.timeout.ms", "20000")
