@@ -159,6 +159,12 @@ impl Served {
         self.child.id()
     }
 
+    /// Whether it hasn't ended.
+    #[allow(dead_code, reason = "not every test that starts one asks")]
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("its state").is_none()
+    }
+
     /// SIGKILL, and waits until it is gone.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

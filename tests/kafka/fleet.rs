@@ -53,9 +53,25 @@ impl Fleet {
         Served::start_logging(&self.data(name), &arguments, Stdio::from(lines))
     }
 
-    /// The log lines of all instances, for a failure's message.
+    /// An instance's log lines.
     pub fn said(&self, name: &str) -> String {
         std::fs::read_to_string(self.lines(name)).unwrap_or_default()
+    }
+}
+
+/// A test that fails tells what its instances said: their folders go with it.
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for file in std::fs::read_dir(self.folder.path()).into_iter().flatten().flatten() {
+            let path = file.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                println!("--- {} said\n{text}", path.display());
+            }
+        }
     }
 }
 

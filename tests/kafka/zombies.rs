@@ -227,7 +227,7 @@ fn of_three_brokers_one_may_die() {
     let topics = Topics::create(&broker.bootstrap(), 6, Source::Ticks, 3);
     let fleet = Fleet::of(&topics, &[]);
     tick(&topics, START);
-    let instances = [fleet.start("one"), fleet.start("two")];
+    let mut instances = [fleet.start("one"), fleet.start("two")];
     let rejects = |partition: u32| outputs::read(&topics, Topic::Rejects, "read_committed")[&partition].len();
     let visible = |what: &str, rounds: u32| {
         eventually(what, Duration::from_secs(60), || {
@@ -267,6 +267,9 @@ fn of_three_brokers_one_may_die() {
     }
     tick(&topics, START + 40 * DAY);
     outputs::all_delivered(&topics, &topics.fold(), Duration::from_secs(60));
+    for (name, instance) in ["one", "two"].into_iter().zip(&mut instances) {
+        assert!(instance.is_running(), "{}", fleet.said(name));
+    }
     let answer = eventually("an answer", Duration::from_secs(20), || {
         instances.iter().find_map(|i| usage(i, "account-7", "2026-09"))
     });
