@@ -288,7 +288,8 @@ pub enum LogError {
     /// The group takes this process for another one for good.
     #[error(
         "the group doesn't take instance {instance} any more ({cause}): another process has joined it by the same name. Stop \
-         one of them, or give each an --instance of its own (without one, a data folder has its own)"
+         one of them, or give each an --instance of its own (without one, a data folder has its own). If there is no other: brokers \
+         that failed over have taken its own earlier word for one; start it again"
     )]
     Expelled {
         /// This process's name in the group.
