@@ -26,7 +26,6 @@ use crate::model::Ms;
 use crate::model::reject::{Reject, RejectReason};
 use crate::partition::live::Live;
 use crate::partition::running::Running;
-use crate::wire::check::{id_fault, is_good_id};
 use crate::wire::envelope::{self, Signed};
 use crate::wire::pb::{self, control::Body};
 use crate::wire::record::{Kind, decode_event};
@@ -145,18 +144,10 @@ fn judge_signed(signed: Signed, count: u32) -> Result<Judged, Refusal> {
 
 /// What can be said of a control record without the state it is for. Changes of the keys need the keys, where there are any.
 fn check(control: &pb::Control, is_signed: bool) -> Result<(), Reject> {
-    let missing = |field: &'static str| Reject::new(RejectReason::MissingField, field, "absent or empty");
-    if control.id.is_empty() {
-        return Err(missing("control.id"));
-    }
-    if !is_good_id(&control.id) {
-        let detail = id_fault(&control.id);
-        return Err(Reject::new(RejectReason::BadId, "control.id", detail));
-    }
-    match &control.body {
-        None => Err(missing("control.body")),
-        Some(Body::OperatorKeys(_)) if is_signed => Ok(()),
-        Some(_) => check_alone(control),
+    let is_of_keys = matches!(control.body, Some(Body::OperatorKeys(_)));
+    match check_alone(control) {
+        Err(reject) if is_signed && is_of_keys && reject.reason == RejectReason::BadControl => Ok(()),
+        judged => judged.map_err(Reject::for_sender),
     }
 }
 

@@ -26,3 +26,17 @@ impl Backoff {
         wait
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_longest_and_are_short_again_after_a_good_time() {
+        let mut backoff = Backoff::new();
+        let waits: Vec<u128> = (0..8).map(|_| backoff.after(Duration::ZERO).as_millis()).collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
+        assert_eq!(backoff.after(WELL).as_millis(), 5_000);
+        assert_eq!(backoff.after(WELL + Duration::from_millis(1)).as_millis(), 100);
+    }
+}

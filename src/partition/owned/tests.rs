@@ -1,11 +1,13 @@
 //! Partitions whose threads panic or are held up, on a log in memory.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{Receiver, channel};
 
 use super::super::Settings;
 use super::super::live::ReadError;
 use super::*;
 use crate::log::memory::MemoryLog;
+use crate::log::placement::partition_of;
 use crate::log::{Identity, NewRecord, Place, Receipt, Retention};
 use crate::machine::clock::Source;
 use crate::machine::output::{Output, Tail, Topic};
@@ -24,6 +26,12 @@ enum Meets {
     Panic,
     /// Brokers that take outputs only once it is let go; it tells when they are given some.
     Reluctance(Sender<()>, Arc<Mutex<Receiver<()>>>),
+    /// Brokers that take no outputs.
+    Refusal,
+    /// Other partitions that take nothing, and a group that is told nothing.
+    Others,
+    /// Outputs that are delivered and not shown yet.
+    Blindness,
     /// Tells that it is asked, and waits until it is let go.
     Silence(Sender<()>, Arc<Mutex<Receiver<()>>>),
 }
@@ -32,9 +40,33 @@ enum Meets {
 struct Moody {
     log: MemoryLog,
     meets: Mutex<Meets>,
+    /// How often a partition was taken over.
+    taken_over: AtomicUsize,
+}
+
+impl Moody {
+    fn answer(&self, is_met: impl FnOnce(&Meets) -> bool) -> Result<(), LogError> {
+        if is_met(&self.meets.lock()) {
+            return Err(LogError::Interrupted {
+                partition: 0,
+                doing: "a test",
+                cause: "it isn't taken".to_owned(),
+            });
+        }
+        Ok(())
+    }
 }
 
 impl Log for Moody {
+    fn take_over(&self, _: u32) -> Result<(), LogError> {
+        self.taken_over.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn acknowledge(&self, _: u32, _: u64) -> Result<(), LogError> {
+        self.answer(|meets| matches!(meets, Meets::Others))
+    }
+
     fn identity(&self) -> &Identity {
         self.log.identity()
     }
@@ -52,6 +84,8 @@ impl Log for Moody {
     }
 
     fn append_placed(&self, records: Vec<(Place, NewRecord)>) -> Result<Vec<Receipt>, LogError> {
+        let forwarded = records.iter().any(|(_, record)| record.forwarded.is_some());
+        self.answer(|meets| forwarded && matches!(meets, Meets::Others))?;
         self.log.append_placed(records)
     }
 
@@ -60,6 +94,7 @@ impl Log for Moody {
     }
 
     fn append_outputs(&self, partition: u32, outputs: &[Output]) -> Result<(), LogError> {
+        self.answer(|meets| partition == 0 && !outputs.is_empty() && matches!(meets, Meets::Refusal))?;
         let meets = self.meets.lock().clone();
         if let Meets::Reluctance(asked, over) = meets
             && partition == 0
@@ -85,6 +120,9 @@ impl Log for Moody {
     }
 
     fn read_outputs(&self, partition: u32, topic: Topic, after: u64, max: usize) -> Result<Vec<Output>, LogError> {
+        if matches!(*self.meets.lock(), Meets::Blindness) {
+            return Ok(Vec::new());
+        }
         self.log.read_outputs(partition, topic, after, max)
     }
 
@@ -108,6 +146,7 @@ impl Stage {
         let log = Arc::new(Moody {
             log: MemoryLog::new(identity, 1_788_220_800_000),
             meets: Mutex::default(),
+            taken_over: AtomicUsize::new(0),
         });
         let folder = tempfile::tempdir()?;
         std::fs::create_dir(folder.path().join("store"))?;
@@ -136,6 +175,14 @@ impl Stage {
         (Arc::new(Folds::new(self.opening(), self.live(), taken)), told)
     }
 
+    /// The same, with partition 0 taken over.
+    fn begun(&self) -> Result<(Arc<Folds>, Receiver<Told>), Box<dyn std::error::Error>> {
+        let (folds, told) = self.folds();
+        folds.begin(0)?;
+        told.recv_timeout(PATIENCE)?;
+        Ok((folds, told))
+    }
+
     /// Something to reject, which is an output.
     fn garbage(&self) -> Result<(), LogError> {
         let records = (0..2).map(|p| (Place::One(p), NewRecord::new(Kind::Event, b"garbage".to_vec())));
@@ -144,6 +191,17 @@ impl Stage {
 
     fn meet(&self, meets: Meets) {
         *self.log.meets.lock() = meets;
+    }
+
+    /// Hears when it is met, and lets go of it.
+    fn meet_until_let_go(
+        &self,
+        meets: impl FnOnce(Sender<()>, Arc<Mutex<Receiver<()>>>) -> Meets,
+    ) -> (Receiver<()>, Sender<()>) {
+        let (asked, is_asked) = channel();
+        let (let_go, over) = channel();
+        self.meet(meets(asked, Arc::new(Mutex::new(over))));
+        (is_asked, let_go)
     }
 
     fn rejects(&self, partition: u32) -> usize {
@@ -211,12 +269,8 @@ fn nobody_reads_what_a_panic_left_half_done() -> Fallible {
 #[test]
 fn whoever_asks_whether_a_partition_is_served_waits_for_no_lock() -> Fallible {
     let stage = Stage::new()?;
-    let (folds, told) = stage.folds();
-    folds.begin(0)?;
-    told.recv_timeout(PATIENCE)?;
-    let (asked, is_asked) = channel();
-    let (let_go, over) = channel();
-    stage.meet(Meets::Silence(asked, Arc::new(Mutex::new(over))));
+    let (folds, _told) = stage.begun()?;
+    let (is_asked, let_go) = stage.meet_until_let_go(Meets::Silence);
     stage.garbage()?;
     // Its commit holds the lock now.
     is_asked.recv_timeout(PATIENCE)?;
@@ -234,9 +288,7 @@ fn whoever_asks_whether_a_partition_is_served_waits_for_no_lock() -> Fallible {
 #[test]
 fn stores_of_partitions_that_were_ours_are_opened_before_the_group_has_spoken() -> Fallible {
     let stage = Stage::new()?;
-    let (folds, told) = stage.folds();
-    folds.begin(0)?;
-    told.recv_timeout(PATIENCE)?;
+    let (folds, _told) = stage.begun()?;
     stage.garbage()?;
     eventually("its output", || stage.rejects(0) == 1);
     folds.end_all();
@@ -257,12 +309,8 @@ fn stores_of_partitions_that_were_ours_are_opened_before_the_group_has_spoken() 
 #[test]
 fn what_is_folded_while_brokers_take_their_time_is_seen_but_not_without_end() -> Fallible {
     let stage = Stage::new()?;
-    let (folds, told) = stage.folds();
-    folds.begin(0)?;
-    told.recv_timeout(PATIENCE)?;
-    let (asked, is_asked) = channel();
-    let (let_go, over) = channel();
-    stage.meet(Meets::Reluctance(asked, Arc::new(Mutex::new(over))));
+    let (folds, _told) = stage.begun()?;
+    let (is_asked, let_go) = stage.meet_until_let_go(Meets::Reluctance);
     stage.garbage()?;
     is_asked.recv_timeout(PATIENCE)?;
     // A transaction is on its way, for as long as the brokers like. What comes meanwhile is folded and committed.
@@ -356,5 +404,112 @@ fn outputs_that_are_out_take_no_outbox_when_a_partition_is_folded_anew() -> Fall
     again.catch_up(|_| ())?;
     assert_eq!(stage.rejects(0), 4);
     again.close()?;
+    Ok(())
+}
+
+/// An account that lives in a partition.
+fn account_in(partition: u32) -> String {
+    (0..)
+        .map(|n| format!("account-{n}"))
+        .take(1_000)
+        .find(|account| partition_of(account, 2) == partition)
+        .unwrap_or_default()
+}
+
+fn ended(account: &str) -> NewRecord {
+    let event = serde_json::json!({"account_id": account, "call_id": "c", "phase": "ended",
+        "occurred_at": "2026-09-10T00:00:00Z", "end": {"cause": "completed"}});
+    NewRecord::new(Kind::Event, event.to_string().into_bytes())
+}
+
+#[test]
+fn what_others_do_not_take_holds_nothing_back() -> Fallible {
+    let stage = Stage::new()?;
+    let (folds, _told) = stage.begun()?;
+    stage.meet(Meets::Others);
+    stage.log.append(0, vec![ended(&account_in(1))])?;
+    let home = stage.log.end(1)?;
+    stage.garbage()?;
+    eventually("its output", || stage.rejects(0) == 1);
+    // It is out, its partition is the same one's, and the event still waits.
+    let live = &folds.partitions[0];
+    eventually("all is committed", || {
+        live.read(|p| !p.has_uncommitted() && p.undelivered() == 0)
+            .is_ok_and(|is| is)
+    });
+    assert_eq!(stage.log.taken_over.load(Ordering::Acquire), 1);
+    assert_eq!(stage.log.end(1)?, home + 1, "the garbage alone");
+    // At the end it is tried once more, whatever its time.
+    stage.meet(Meets::Answer);
+    folds.end_all();
+    assert_eq!(stage.log.end(1)?, home + 2);
+    Ok(())
+}
+
+#[test]
+fn what_fails_at_once_is_not_taken_over_at_once() -> Fallible {
+    let stage = Stage::new()?;
+    let (folds, _told) = stage.begun()?;
+    stage.meet(Meets::Refusal);
+    let began = Instant::now();
+    stage.garbage()?;
+    eventually("taken over anew, and anew", || {
+        stage.log.taken_over.load(Ordering::Acquire) >= 4
+    });
+    // 100, 200 and 400 ms lie between.
+    assert!(began.elapsed() >= Duration::from_millis(700), "{:?}", began.elapsed());
+    stage.meet(Meets::Answer);
+    eventually("its output", || stage.rejects(0) == 1);
+    folds.end_all();
+    Ok(())
+}
+
+#[test]
+fn nothing_is_begun_after_the_end() -> Fallible {
+    let stage = Stage::new()?;
+    let (folds, told) = stage.begun()?;
+    folds.end_all();
+    // The group gives more before it is left.
+    folds.begin(1)?;
+    assert!(folds.owned.lock().is_empty());
+    assert!(told.try_recv().is_err() && !folds.partitions[1].is_served());
+    Ok(())
+}
+
+#[test]
+fn a_statement_that_is_delivered_and_not_shown_yet_is_no_missing_one() -> Fallible {
+    let stage = Stage::new()?;
+    let (folds, _told) = stage.begun()?;
+    let (live, account) = (&folds.partitions[0], account_in(0));
+    let tick = |day: i64| {
+        NewRecord::new(
+            Kind::Tick,
+            crate::log::appender::tick(1_788_220_800_000 + day * 86_400_000),
+        )
+    };
+    stage.log.append(0, vec![tick(9), ended(&account), tick(35)])?;
+    let statements = || {
+        stage
+            .log
+            .output_tail(0, Topic::Statements)
+            .map_or(0, |tail| tail.sequence)
+    };
+    eventually("its statement", || statements() >= 1);
+    // With the next commit its outbox row goes.
+    stage.log.append(0, vec![tick(36)])?;
+    let end = stage.log.end(0)?;
+    eventually("the next commit", || {
+        live.read(|p| p.committed.next_offset == end && p.delivered.is_empty())
+            .is_ok_and(|is| is)
+    });
+    let month = Some("2026-09".parse()?);
+    stage.meet(Meets::Blindness);
+    assert!(matches!(
+        live.statement(&account, month),
+        Err(ReadError::NotServed { partition: 0 })
+    ));
+    stage.meet(Meets::Answer);
+    assert!(live.statement(&account, month)?.is_some());
+    folds.end_all();
     Ok(())
 }
