@@ -1,6 +1,5 @@
 //! Partitions whose threads panic or are held up, on a log in memory.
 
-use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{Receiver, channel};
 
 use super::super::Settings;
@@ -40,8 +39,8 @@ enum Meets {
 struct Moody {
     log: MemoryLog,
     meets: Mutex<Meets>,
-    /// How often a partition was taken over.
-    taken_over: AtomicUsize,
+    /// When a partition was taken over.
+    taken_over: Mutex<Vec<Instant>>,
 }
 
 impl Moody {
@@ -59,7 +58,7 @@ impl Moody {
 
 impl Log for Moody {
     fn take_over(&self, _: u32) -> Result<(), LogError> {
-        self.taken_over.fetch_add(1, Ordering::AcqRel);
+        self.taken_over.lock().push(Instant::now());
         Ok(())
     }
 
@@ -146,7 +145,7 @@ impl Stage {
         let log = Arc::new(Moody {
             log: MemoryLog::new(identity, 1_788_220_800_000),
             meets: Mutex::default(),
-            taken_over: AtomicUsize::new(0),
+            taken_over: Mutex::default(),
         });
         let folder = tempfile::tempdir()?;
         std::fs::create_dir(folder.path().join("store"))?;
@@ -437,7 +436,7 @@ fn what_others_do_not_take_holds_nothing_back() -> Fallible {
         live.read(|p| !p.has_uncommitted() && p.undelivered() == 0)
             .is_ok_and(|is| is)
     });
-    assert_eq!(stage.log.taken_over.load(Ordering::Acquire), 1);
+    assert_eq!(stage.log.taken_over.lock().len(), 1);
     assert_eq!(stage.log.end(1)?, home + 1, "the garbage alone");
     // At the end it is tried once more, whatever its time.
     stage.meet(Meets::Answer);
@@ -451,13 +450,12 @@ fn what_fails_at_once_is_not_taken_over_at_once() -> Fallible {
     let stage = Stage::new()?;
     let (folds, _told) = stage.begun()?;
     stage.meet(Meets::Refusal);
-    let began = Instant::now();
     stage.garbage()?;
-    eventually("taken over anew, and anew", || {
-        stage.log.taken_over.load(Ordering::Acquire) >= 4
-    });
-    // 100, 200 and 400 ms lie between.
-    assert!(began.elapsed() >= Duration::from_millis(700), "{:?}", began.elapsed());
+    let taken_over = &stage.log.taken_over;
+    eventually("taken over anew, and anew", || taken_over.lock().len() >= 4);
+    let waits: Vec<Duration> = taken_over.lock().windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let least = [100, 200, 400].map(Duration::from_millis);
+    assert!(waits.iter().zip(least).all(|(wait, least)| *wait >= least), "{waits:?}");
     stage.meet(Meets::Answer);
     eventually("its output", || stage.rejects(0) == 1);
     folds.end_all();
