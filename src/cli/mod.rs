@@ -31,10 +31,6 @@ pub mod post;
 pub mod rejects;
 pub mod replay;
 pub mod restore;
-#[allow(
-    clippy::print_stdout,
-    reason = "it says where it listens before anything can have been read"
-)]
 pub mod serve;
 pub mod source;
 pub mod terminal;

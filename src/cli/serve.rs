@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use super::config::Given;
+use super::terminal::say;
 use super::{CliError, logging};
 use crate::config::{Config, SHUTDOWN_MS};
 use crate::http::gatekeeper::Gatekeeper;
@@ -177,13 +178,14 @@ async fn answer(
         Some(listener) => listener,
         None => listen(config).await?,
     };
-    gatekeeper.notice().iter().for_each(|notice| println!("{notice}"));
+    // Whoever reads what it prints may have left: it serves all the same, and its log has both lines too.
+    gatekeeper.notice().iter().for_each(|notice| drop(say!("{notice}")));
     let mut service = Service::new(Arc::clone(running), gatekeeper).with_ingest_limits(config.ingest.limits());
     service.readiness = config.readiness();
     service.backup_root = config.backup.root();
     let service = Arc::new(service);
     let address = listener.local_addr()?;
-    println!("listening on http://{address}");
+    drop(say!("listening on http://{address}"));
     tracing::info!(
         %address,
         log_id,

@@ -130,7 +130,7 @@ impl PartitionError {
 pub struct Settings {
     /// Events after which a commit is due; five times as many while the fold is far behind, and so with the time.
     pub commit_events: u64,
-    /// Wall milliseconds after which a commit is due though there is more to fold; at the log's end one is due at once.
+    /// Wall milliseconds after which a commit is due. Where nobody reads meanwhile (imports, `inspect`), one is due at the log's end, too.
     pub commit_ms: u64,
     /// Bytes in write buffers after which they are flushed.
     pub flush_bytes: u64,

@@ -2,7 +2,8 @@
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::served::Served;
 
@@ -77,4 +78,34 @@ fn settings_that_do_not_hold() {
         assert_eq!(code, Some(2), "{said}");
         assert!(said.contains(part), "{said}");
     }
+}
+
+#[test]
+fn it_serves_though_nobody_reads_what_it_prints() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    assert!(Served::ticks(&data, 1).stop().success());
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = free.local_addr().expect("an address").to_string();
+    drop(free);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_reckon"))
+        .args(["serve", "--listen", &address, "--data"])
+        .arg(&data)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("reckon runs");
+    drop(child.stdout.take());
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        let answer = Served::agent().get(format!("http://{address}/healthz")).call();
+        if answer.is_ok_and(|answer| answer.status() == 200) {
+            break;
+        }
+        assert_eq!(child.try_wait().expect("its state"), None, "it has ended");
+        assert!(Instant::now() < until, "it doesn't answer");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().expect("killed");
+    child.wait().expect("gone");
 }
